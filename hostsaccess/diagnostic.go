@@ -1,0 +1,130 @@
+package hostsaccess
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Severity says how bad a finding is.
+type Severity uint8
+
+// The severities.
+const (
+	Warning Severity = iota // the rule acts, perhaps not as it seems to
+	Error                   // what the rule means is not known
+)
+
+// String returns "warning" or "error".
+func (s Severity) String() string {
+	if s == Error {
+		return "error"
+	}
+	return "warning"
+}
+
+// Code names a kind of finding. Codes stay the same from release to release.
+type Code string
+
+// The findings of Parse.
+const (
+	MissingSeparator  Code = "missing-separator"  // no ":" between daemons and clients
+	EmptyList         Code = "empty-list"         // no pattern, or none before or after an EXCEPT
+	UnbalancedBracket Code = "unbalanced-bracket" // "[" without "]" or the other way round
+	UnbracketedIPv6   Code = "unbracketed-ipv6"   // 2001:db8::1 outside brackets
+	HostBits          Code = "host-bits"          // 192.0.2.1/24
+	PartialAddress    Code = "partial-address"    // 10.1.2 or 10/8
+	BadAddress        Code = "bad-address"        // 10.1.2.300, [10.1.2.3]
+	BadMask           Code = "bad-mask"           // /33, /junk
+	BadPattern        Code = "bad-pattern"        // bytes that no name has
+	MappedAddress     Code = "mapped-address"     // [::ffff:192.0.2.1]
+	OnlyIPv6          Code = "only-ipv6"          // [::]/0 is not every host
+	SwappedFields     Code = "swapped-fields"     // an address where a daemon belongs
+	CommentInRule     Code = "comment-in-rule"    // "#" after the first column
+	CommentContinued  Code = "comment-continued"  // a backslash ends a comment line
+	ByteOrderMark     Code = "byte-order-mark"    // U+FEFF at the start
+	CarriageReturn    Code = "carriage-return"    // CR other than in a CRLF line end
+	NulByte           Code = "nul-byte"           // NUL
+	MissingNewline    Code = "missing-newline"    // last line does not end
+	LongLine          Code = "long-line"          // more than libwrap reads
+	UnknownOption     Code = "unknown-option"     // not in hosts_options(5)
+	OptionValue       Code = "option-value"       // missing, superfluous or wrong
+	OptionPlace       Code = "option-place"       // must be the last one
+	EmptyOption       Code = "empty-option"       // ":" with nothing after it
+)
+
+// The findings of Compile, about rules that name the service.
+const (
+	NamePattern Code = "name-pattern" // needs a look-up that is never made
+	UserPattern Code = "user-pattern" // needs an ident query that is never made
+	RunsCommand Code = "runs-command" // spawn, twist, aclexec, user, group
+	NeverActs   Code = "never-acts"   // earlier rules decide for all its clients
+	SlowRules   Code = "slow-rules"   // many rules that must be tried one by one
+)
+
+// Omitted stands for the findings beyond the first thousand.
+const Omitted Code = "omitted"
+
+// Diagnostic is one finding about a file.
+type Diagnostic struct {
+	File        string
+	Pos         Pos // zero when it concerns the whole file
+	Severity    Severity
+	Code        Code
+	Message     string // what is wrong
+	Consequence string // what happens because of it
+	Hint        string // what to write instead; may be empty
+	Rule        *Rule  // the rule it concerns; nil when it concerns none
+}
+
+// Place returns "file:line:column", as far as known.
+func (d Diagnostic) Place() string {
+	if d.Pos.Line == 0 {
+		return d.File
+	}
+	return fmt.Sprintf("%s:%d:%d", d.File, d.Pos.Line, d.Pos.Column)
+}
+
+// String returns place, severity and message on one line.
+func (d Diagnostic) String() string {
+	return d.Place() + ": " + d.Severity.String() + ": " + d.Message
+}
+
+// maxFindings bounds what a file of garbage costs in memory.
+const maxFindings = 1000
+
+// findings collects diagnostics up to a bound.
+type findings struct {
+	list    []Diagnostic
+	omitted int
+	worst   Severity // of those omitted
+}
+
+func (f *findings) add(d Diagnostic) {
+	if d.Severity == Error && d.Rule != nil {
+		d.Rule.Broken = true
+	}
+	if len(f.list) >= maxFindings {
+		f.omitted++
+		f.worst = max(f.worst, d.Severity)
+		return
+	}
+	f.list = append(f.list, d)
+}
+
+// all returns the findings in the order of the file, with a last one for those
+// left out.
+func (f *findings) all(file string) []Diagnostic {
+	slices.SortStableFunc(f.list, func(a, b Diagnostic) int {
+		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
+	})
+	if f.omitted > 0 {
+		f.list = append(f.list, Diagnostic{
+			File: file, Severity: f.worst, Code: Omitted,
+			Message:     fmt.Sprintf("%d more findings", f.omitted),
+			Consequence: "they are not shown, but they count",
+		})
+		f.omitted = 0
+	}
+	return f.list
+}

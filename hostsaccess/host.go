@@ -1,0 +1,309 @@
+package hostsaccess
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// client reads one pattern of a client list.
+func (p *parser) client(t Token) Client {
+	before, after, found := splitAt(t.Text)
+	if !found {
+		return Client{Token: t, Host: p.host(t)}
+	}
+	return Client{Token: t, User: t.Text[:before], Host: p.host(t.sub(after))}
+}
+
+// host classifies a host pattern, in the order of libwrap's host_match.
+func (p *parser) host(t Token) Host {
+	h := Host{Token: t}
+	s := t.Text
+	switch {
+	case s == "":
+		p.error(BadPattern, t.Pos, `nothing stands after "@"`, "name a host, or ALL")
+	case strings.HasPrefix(s, "@"):
+		h.Kind = HostNetgroup
+	case strings.HasPrefix(s, "/"):
+		h.Kind = HostFile
+	case strings.ContainsAny(s, "[]"):
+		p.bracketed(&h)
+	case strings.Contains(s, ":"):
+		address, rest, slash := strings.Cut(s, "/")
+		if slash {
+			rest = "/" + rest
+		}
+		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+strings.TrimSuffix(address, ":")+"]"+rest)
+	case strings.Contains(s, "/"):
+		p.network(&h)
+	case strings.Trim(s, "0123456789.") == "":
+		p.dotted(&h)
+	default:
+		h.Kind = p.hostName(t)
+	}
+	return h
+}
+
+// hostName classifies what is not an address.
+func (p *parser) hostName(t Token) HostKind {
+	s := t.Text
+	switch strings.ToUpper(s) {
+	case "ALL":
+		return HostAll
+	case "KNOWN":
+		return HostKnown
+	case "LOCAL":
+		return HostLocal
+	case "UNKNOWN":
+		return HostUnknown
+	case "PARANOID":
+		return HostParanoid
+	}
+	switch {
+	case strings.ContainsFunc(s, notHostByte):
+		p.error(BadPattern, t.Pos, quote(s)+" is neither an address nor a host name", `a "\" continues a line only as its very last byte`)
+		return HostInvalid
+	case strings.ContainsAny(s, "*?"):
+		return HostGlob
+	case s[0] == '.':
+		return HostSuffix
+	case s[len(s)-1] == '.':
+		return HostPrefix
+	}
+	return HostName
+}
+
+// notHostByte is true of what no host name or glob of one holds.
+func notHostByte(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.*?", r))
+}
+
+// dotted reads 192.0.2.1 and 192.0.2. (the start of an address).
+func (p *parser) dotted(h *Host) {
+	s := h.Text
+	if a, err := netip.ParseAddr(s); err == nil {
+		h.Kind, h.Prefix = HostAddr, netip.PrefixFrom(a, a.BitLen())
+		return
+	}
+	octets, ok := parseOctets(strings.TrimSuffix(s, "."))
+	switch {
+	case !ok || len(octets) > 4:
+		p.error(BadAddress, h.Pos, quote(s)+" is not an IPv4 address", "numbers from 0 to 255, without leading zeros")
+	case len(octets) == 4:
+		p.error(BadAddress, h.Pos, quote(s)+" is an address with a dot behind it", "write "+strings.TrimSuffix(s, "."))
+	case !strings.HasSuffix(s, "."):
+		p.error(PartialAddress, h.Pos, quote(s)+" is not a whole IPv4 address", "write "+padded(octets, 8*len(octets)).String())
+	default:
+		h.Kind, h.Prefix = HostNetPrefix, padded(octets, 8*len(octets))
+	}
+}
+
+// parseOctets reads numbers from 0 to 255 between dots.
+func parseOctets(s string) (octets []byte, ok bool) {
+	for part := range strings.SplitSeq(s, ".") {
+		n, err := strconv.ParseUint(part, 10, 8)
+		if err != nil || len(part) > 1 && part[0] == '0' {
+			return nil, false
+		}
+		if octets = append(octets, byte(n)); len(octets) > 4 {
+			break
+		}
+	}
+	return octets, true
+}
+
+// padded returns the IPv4 network that starts with octets.
+func padded(octets []byte, bits int) netip.Prefix {
+	var a [4]byte
+	copy(a[:], octets)
+	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
+}
+
+// network reads address/bits and address/mask for IPv4.
+func (p *parser) network(h *Host) {
+	address, mask, _ := strings.Cut(h.Text, "/")
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		p.badNetwork(h, address, mask)
+		return
+	}
+	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() {
+		p.masked(h, a, m)
+		return
+	}
+	if bits, ok := p.prefixLength(h, mask, 32); ok {
+		p.prefix(h, a, bits, func(n netip.Prefix) string { return n.String() })
+	}
+}
+
+// badNetwork reports what stands in front of a "/" and is no address.
+func (p *parser) badNetwork(h *Host, address, mask string) {
+	octets, ok := parseOctets(strings.TrimSuffix(address, "."))
+	bits, err := strconv.ParseUint(mask, 10, 6)
+	switch {
+	case ok && len(octets) < 4 && err == nil && bits <= 32:
+		p.error(PartialAddress, h.Pos, quote(h.Text)+" is not a whole IPv4 network", "write "+padded(octets, int(bits)).Masked().String())
+	case ok && len(octets) < 4:
+		p.error(PartialAddress, h.Pos, quote(h.Text)+" is not a whole IPv4 network", "write all four numbers of the address")
+	default:
+		p.error(BadAddress, h.Pos, quote(address)+` in front of "/" is not an IPv4 address`, "write 192.0.2.0/24 or [2001:db8::]/32, numbers without leading zeros")
+	}
+}
+
+// prefixLength reads a decimal number of bits.
+func (p *parser) prefixLength(h *Host, s string, most int) (int, bool) {
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil || int(n) > most || len(s) > 1 && s[0] == '0' {
+		hint := fmt.Sprintf("write a number from 0 to %d", most)
+		if most == 32 {
+			hint += " or a mask such as 255.255.255.0"
+		}
+		p.error(BadMask, h.Pos, quote("/"+s)+" is not a prefix length", hint)
+		return 0, false
+	}
+	return int(n), true
+}
+
+// prefix sets a network, which must be written without host bits: libwrap
+// never matches one that has them, for IPv4, and cuts them off, for IPv6.
+func (p *parser) prefix(h *Host, a netip.Addr, bits int, write func(netip.Prefix) string) {
+	network := netip.PrefixFrom(a, bits)
+	if masked := network.Masked(); masked != network {
+		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set behind the network", "write "+write(masked)+" for the network, or the address alone")
+		return
+	}
+	h.Kind, h.Prefix = HostNetwork, network
+}
+
+// masked sets a network given by a mask, which may have holes.
+func (p *parser) masked(h *Host, a, mask netip.Addr) {
+	bits := uint32FromAddr(mask)
+	ones := 0
+	for bits<<ones>>31 == 1 && ones < 32 {
+		ones++
+	}
+	if bits<<ones == 0 || ones == 32 {
+		p.prefix(h, a, ones, func(n netip.Prefix) string { return n.Addr().String() + "/" + mask.String() })
+		return
+	}
+	if cut := uint32FromAddr(a) & bits; cut != uint32FromAddr(a) {
+		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set where the mask has none", fmt.Sprintf("write %v/%v", addrFromUint32(cut), mask))
+		return
+	}
+	h.Kind, h.Addr, h.Mask = HostMask, a, mask
+}
+
+func uint32FromAddr(a netip.Addr) uint32 {
+	b := a.As4()
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+func addrFromUint32(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// bracketed reads [address] and [address]/bits for IPv6.
+func (p *parser) bracketed(h *Host) {
+	inner, after, closed := strings.Cut(strings.TrimPrefix(h.Text, "["), "]")
+	if !closed || h.Text[0] != '[' || strings.ContainsAny(inner+after, "[]") {
+		p.error(UnbalancedBracket, h.Pos, "unbalanced brackets in "+quote(h.Text), "IPv6 addresses are written [2001:db8::1]")
+		return
+	}
+	length, network := strings.CutPrefix(after, "/")
+	if after != "" && !network {
+		p.error(BadPattern, h.Pos, quote(after)+` behind "]"`, "write [2001:db8::1] or [2001:db8::]/32")
+		return
+	}
+	a, err := netip.ParseAddr(inner)
+	if err != nil || a.Is4() {
+		p.badBracketed(h, inner, after)
+		return
+	}
+	h.Zone = a.Zone()
+	a = a.WithZone("")
+	if !network {
+		h.Kind, h.Prefix = HostAddr, netip.PrefixFrom(a, 128)
+	} else if bits, ok := p.prefixLength(h, length, 128); ok {
+		p.prefix(h, a, bits, func(n netip.Prefix) string { return bracket(n, h.Zone) })
+	}
+	p.checkIPv6(h)
+}
+
+// bracket writes an IPv6 network as these files do.
+func bracket(n netip.Prefix, zone string) string {
+	return fmt.Sprintf("[%v]/%d", n.Addr().WithZone(zone), n.Bits())
+}
+
+// badBracketed reports what stands in brackets and is no IPv6 address.
+func (p *parser) badBracketed(h *Host, inner, after string) {
+	hint := "write [2001:db8::1] or [2001:db8::]/32"
+	address, length, _ := strings.Cut(inner, "/")
+	a, err := netip.ParseAddr(address)
+	switch {
+	case err != nil:
+	case a.Is4():
+		hint = "write " + inner + after + ", without brackets"
+	case length != "":
+		hint = "write [" + address + "]/" + length
+	}
+	p.error(BadAddress, h.Pos, quote(inner)+" in brackets is not an IPv6 address", hint)
+}
+
+// checkIPv6 turns IPv4-mapped patterns into what they mean, since an
+// IPv4-mapped caller is an IPv4 caller, and warns of a whole world too small.
+func (p *parser) checkIPv6(h *Host) {
+	n := h.Prefix
+	if n.IsValid() && n.Addr().Is4In6() && n.Bits() >= 96 {
+		h.Prefix = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
+		p.report(Warning, MappedAddress, h.Pos, quote(h.Text)+" is an IPv4 address written as IPv6",
+			"it is taken for "+h.Prefix.String()+" here; libwrap never matches it", "write "+h.Prefix.String())
+	}
+	if n.IsValid() && n.Bits() == 0 {
+		p.report(Warning, OnlyIPv6, h.Pos, quote(h.Text)+" is every IPv6 address, not every host",
+			"IPv4 clients are not meant by it", "write ALL, or add 0.0.0.0/0")
+	}
+}
+
+// match says whether the pattern describes the host at addr, which is valid
+// and not IPv4-mapped.
+func (h *Host) match(addr netip.Addr) truth {
+	switch {
+	case h.Kind == HostAll:
+		return yes
+	case h.Kind == HostMask:
+		return truthOf(addr.Is4() && uint32FromAddr(addr)&uint32FromAddr(h.Mask) == uint32FromAddr(h.Addr))
+	case !h.Kind.Numeric():
+		return maybe
+	case !h.Prefix.Contains(addr.WithZone("")):
+		return no
+	}
+	return sameZone(h.Zone, addr.Zone())
+}
+
+// sameZone compares the scope of a pattern, "" for any, with a host's. A name
+// and a number may mean the same interface: finding out is left to nobody.
+func sameZone(pattern, zone string) truth {
+	switch {
+	case pattern == "" || pattern == zone:
+		return yes
+	case zone == "" || allDigits(pattern) != allDigits(zone):
+		return maybe
+	}
+	return no
+}
+
+func allDigits(s string) bool { return !strings.ContainsFunc(s, notDigit) }
+
+// userKnown says whether the host alone decides. Who the user is stays unknown:
+// ident says what the client's host wants it to say.
+func (c *Client) userKnown() bool { return c.User == "" || strings.EqualFold(c.User, "ALL") }
+
+// match says whether the pattern describes a client at addr.
+func (c *Client) match(addr netip.Addr) truth {
+	t := c.Host.match(addr)
+	if !c.userKnown() {
+		t = t.and(maybe)
+	}
+	return t
+}

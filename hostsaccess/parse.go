@@ -1,0 +1,340 @@
+package hostsaccess
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// Parse reads a file. It never fails as a whole: what cannot be read right is
+// in Diagnostics, and its rule is Broken.
+func Parse(name string, data []byte) *File {
+	p := &parser{file: &File{Name: name, Source: string(data)}}
+	p.lines()
+	p.file.Diagnostics = p.found.all(name)
+	return p.file
+}
+
+// parser holds what is being read.
+type parser struct {
+	file  *File
+	line  logicalLine
+	rule  *Rule // being read; nil between rules
+	quiet bool  // the line is already reported as a whole
+	found findings
+}
+
+// blanks separate the patterns of a list, libwrap's strtok set.
+const blanks = ", \t\r\n"
+
+const byteOrderMark = "\ufeff"
+
+func (p *parser) lines() {
+	r := lineReader{src: p.file.Source}
+	for first := true; ; first = false {
+		l, ok := r.next()
+		if !ok {
+			return
+		}
+		p.line = l
+		p.file.Lines = append(p.file.Lines, Line{Offset: l.offset, End: l.end})
+		marked := first && p.cutByteOrderMark()
+		p.logicalLine()
+		p.checkLine(marked)
+	}
+}
+
+// report notes a finding about the rule being read.
+func (p *parser) report(s Severity, c Code, at Pos, message, consequence, hint string) {
+	if p.quiet {
+		return
+	}
+	p.found.add(Diagnostic{
+		File: p.file.Name, Pos: at, Severity: s, Code: c,
+		Message: message, Consequence: consequence, Hint: hint, Rule: p.rule,
+	})
+}
+
+// unusable is the consequence of every error in a rule.
+const unusable = "what the rule means is not certain: it opens nothing, and the file is not taken into use if the rule is about this service"
+
+func (p *parser) error(c Code, at Pos, message, hint string) {
+	p.report(Error, c, at, message, unusable, hint)
+}
+
+func (p *parser) current() *Line { return &p.file.Lines[len(p.file.Lines)-1] }
+
+// logicalLine sorts out what the line is and reads it.
+func (p *parser) logicalLine() {
+	p.rule = nil
+	text := p.line.text
+	body := strings.TrimLeft(text, " \t")
+	switch {
+	case strings.HasPrefix(text, "#"):
+		p.current().Kind = CommentLine
+		p.swallowed()
+	case strings.Trim(text, " \t\r") == "":
+		p.current().Kind = BlankLine
+	case strings.HasPrefix(body, "#"):
+		p.indentedComment(len(text) - len(body))
+	default:
+		p.current().Kind = RuleLine
+		p.parseRule(0)
+	}
+}
+
+// cutByteOrderMark removes the mark, so that the rule behind it can be read.
+func (p *parser) cutByteOrderMark() bool {
+	l := &p.line
+	if !strings.HasPrefix(l.text, byteOrderMark) {
+		return false
+	}
+	n := len(byteOrderMark)
+	l.text = l.text[n:]
+	for i := range l.parts {
+		l.parts[i].at = max(0, l.parts[i].at-n)
+	}
+	l.parts[0].offset += n
+	l.parts[0].column += int32(n)
+	return true
+}
+
+// swallowed reports lines that became part of a comment, by a backslash or by
+// a carriage return. Those that look like rules are kept as broken ones, so
+// that one sees whom they are about.
+func (p *parser) swallowed() {
+	text := p.line.text
+	start := 0
+	for _, part := range p.line.parts[1:] {
+		p.swallowedPiece(start, part.at)
+		start = part.at
+	}
+	p.swallowedPiece(start, len(text))
+}
+
+// swallowedPiece looks at one physical line of a comment.
+func (p *parser) swallowedPiece(start, end int) {
+	whole := p.line.text
+	code, message, hint := CommentContinued, `the comment above ends in "\", which makes this line part of it`,
+		`remove the "\" at the end of the comment`
+	for start < end {
+		n := strings.IndexByte(whole[start:end], '\r') + 1
+		if n == 0 {
+			n = end - start
+		}
+		piece := whole[start : start+n]
+		if start > 0 && !strings.HasPrefix(piece, "#") && strings.Contains(piece, ":") {
+			p.brokenRule(start, start+n, code, message, hint)
+		}
+		start += n
+		code, message, hint = CarriageReturn, "a carriage return does not end the comment in front of this", "end lines with a newline"
+	}
+}
+
+// indentedComment treats a line whose "#" is not in the first column. libwrap
+// takes it for a rule: "  # portmap: ALL" in hosts.allow opens portmap to all.
+func (p *parser) indentedComment(at int) {
+	p.current().Kind = CommentLine
+	words := strings.TrimLeft(p.line.text[at:], "# \t")
+	if strings.Contains(words, ":") {
+		p.brokenRule(len(p.line.text)-len(words), len(p.line.text), CommentInRule,
+			`a comment starts in the first column; here "#" is the first daemon of a rule`,
+			`move the "#" to the start of the line`)
+		return
+	}
+	p.report(Warning, CommentInRule, p.line.pos(at), `a comment starts in the first column`,
+		"taken as a comment here; other programs report a rule without \":\"", `move the "#" to the start of the line`)
+}
+
+// brokenRule keeps text[start:end] as a rule that does not act as written.
+func (p *parser) brokenRule(start, end int, c Code, message, hint string) {
+	whole := p.line.text
+	p.line.text, p.quiet = whole[:end], true
+	p.parseRule(start)
+	p.line.text, p.quiet = whole, false
+	p.error(c, p.rule.Pos, message, hint)
+	p.rule.Broken = true
+	p.rule = nil
+}
+
+// checkLine reports what is wrong with the line as such.
+func (p *parser) checkLine(marked bool) {
+	start := Pos{Line: p.line.parts[0].line, Column: 1}
+	last := Pos{Line: p.line.lastLine(), Column: 1}
+	if marked {
+		p.marked(start)
+	}
+	if i := strings.IndexByte(p.line.text, 0); i >= 0 {
+		p.error(NulByte, p.line.pos(i), "NUL byte in the line", "remove it")
+	}
+	p.checkReturns()
+	if !p.line.terminated {
+		p.report(Warning, MissingNewline, last, "the last line does not end in a newline",
+			"the line counts here; libwrap ignores it and, in hosts.deny, then refuses everybody", "end the file with a newline")
+	}
+	if len(p.line.text) > libwrapLine {
+		p.report(Warning, LongLine, start, "the line is longer than 2046 bytes",
+			"the line counts here; libwrap ignores it and all lines after it", "use several rules")
+	}
+}
+
+// marked reports a byte order mark. In front of a comment it does no harm.
+func (p *parser) marked(at Pos) {
+	const message, hint = "the file starts with a byte order mark (U+FEFF)", "save the file as UTF-8 without byte order mark"
+	if p.rule != nil {
+		p.error(ByteOrderMark, at, message, hint)
+		return
+	}
+	p.report(Warning, ByteOrderMark, at, message, "ignored here; libwrap takes it for the start of a daemon's name", hint)
+}
+
+// checkReturns reports carriage returns that do not belong to a CRLF.
+func (p *parser) checkReturns() {
+	text := strings.TrimSuffix(p.line.text, "\r")
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		p.error(CarriageReturn, p.line.pos(i), "carriage return inside the line", "end lines with a newline")
+	}
+	if p.rule != nil && strings.HasSuffix(text, `\`) && len(text) < len(p.line.text) {
+		p.error(CarriageReturn, p.line.pos(len(text)-1), `a backslash before CR LF does not continue the line`, "save the file with plain newlines")
+	}
+}
+
+// parseRule reads the rule in text[start:].
+func (p *parser) parseRule(start int) {
+	text := p.line.text
+	end := len(strings.TrimRight(text, " \t\r"))
+	start = len(text) - len(strings.TrimLeft(text[start:], " \t\r"))
+	p.rule = &Rule{Token: p.line.token(start, max(start, end)), File: p.file.Name, LastLine: p.line.lastLine()}
+	p.file.Rules = append(p.file.Rules, p.rule)
+	p.current().Rules = append(p.current().Rules, p.rule)
+
+	daemons := p.field(start, false)
+	if !daemons.found && !daemons.comment {
+		p.missingSeparator(daemons)
+		return
+	}
+	p.rule.Daemons = list(p, daemons, "daemon", p.daemon)
+	if daemons.comment {
+		return
+	}
+	clients := p.field(daemons.next, true)
+	p.rule.Clients = list(p, clients, "client", p.client)
+	if clients.found {
+		p.options(clients.next)
+	}
+}
+
+// missingSeparator keeps the words as daemons, to know whom the line is about.
+func (p *parser) missingSeparator(f field) {
+	quiet := p.quiet
+	p.quiet = true
+	p.rule.Daemons = list(p, f, "daemon", p.daemon)
+	p.quiet = quiet
+	p.error(MissingSeparator, p.rule.Pos, `no ":" between daemons and clients`, `write "daemons : clients"`)
+}
+
+// field is one of the first two fields of a rule, cut into words.
+type field struct {
+	start   int
+	words   []Token
+	next    int  // behind the ":"
+	found   bool // the ":" is there
+	comment bool // a "#" ended it
+}
+
+// field reads words up to a ":" outside brackets. Brackets reach to the end
+// of their word: an unbalanced one is reported later, and spoils no more.
+func (p *parser) field(i int, clients bool) field {
+	f := field{start: i}
+	text := p.line.text
+	for i < len(text) {
+		switch {
+		case strings.IndexByte(blanks, text[i]) >= 0:
+			i++
+		case text[i] == '#':
+			p.error(CommentInRule, p.line.pos(i), `"#" inside a rule does not start a comment`, "put the comment on a line of its own")
+			f.comment = true
+			return f
+		case text[i] == ':' && !(clients && addressLength(text[i:]) > 0):
+			f.found, f.next = true, i+1
+			return f
+		default:
+			end := wordEnd(text, i, clients)
+			f.words = append(f.words, p.line.token(i, end))
+			i = end
+		}
+	}
+	return f
+}
+
+// wordEnd returns the end of the word at text[i]. An IPv6 address without
+// brackets is one word, although libwrap cuts it at its first colon.
+func wordEnd(text string, i int, clients bool) int {
+	if n := addressLength(text[i:]); clients && n > 0 {
+		return i + n
+	}
+	depth := 0
+	for ; i < len(text) && strings.IndexByte(blanks, text[i]) < 0; i++ {
+		switch text[i] {
+		case '[':
+			depth++
+		case ']':
+			depth = max(0, depth-1)
+		case ':':
+			if depth == 0 {
+				return i
+			}
+		case '@':
+			if n := addressLength(text[i+1:]); n > 0 {
+				return i + 1 + n
+			}
+		}
+	}
+	return i
+}
+
+// addressLength returns the length of the unbracketed IPv6 address, with
+// prefix length if any, that the first word of s is, or 0.
+func addressLength(s string) int {
+	n := strings.IndexAny(s, blanks)
+	if n < 0 {
+		n = len(s)
+	}
+	word := s[:n]
+	for range 2 {
+		address, _, _ := strings.Cut(word, "/")
+		if len(address) < 128 && strings.Count(address, ":") >= 2 {
+			if a, err := netip.ParseAddr(address); err == nil && a.Is6() {
+				return len(word)
+			}
+		}
+		word = strings.TrimSuffix(word, ":") // the next field's
+	}
+	return 0
+}
+
+// list builds a list out of the words of a field.
+func list[P any](p *parser, f field, what string, pattern func(Token) P) List[P] {
+	l := List[P]{Terms: make([]Term[P], 1)}
+	for _, w := range f.words {
+		if strings.EqualFold(w.Text, "EXCEPT") {
+			l.Terms = append(l.Terms, Term[P]{Except: w})
+			continue
+		}
+		last := &l.Terms[len(l.Terms)-1]
+		last.Patterns = append(last.Patterns, pattern(w))
+	}
+	for i, t := range l.Terms {
+		if len(t.Patterns) > 0 || f.comment {
+			continue
+		}
+		switch {
+		case len(l.Terms) == 1:
+			p.error(EmptyList, p.line.pos(f.start), "the "+what+" list is empty", "write ALL to mean every "+what)
+		case i == 0:
+			p.error(EmptyList, l.Terms[1].Except.Pos, "nothing stands in front of EXCEPT", "write ALL EXCEPT ...")
+		default:
+			p.error(EmptyList, t.Except.Pos, "nothing stands after EXCEPT", "remove the EXCEPT, or name what is excepted")
+		}
+	}
+	return l
+}
