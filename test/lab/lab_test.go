@@ -198,7 +198,7 @@ func TestHostEndsWithTestProcess(t *testing.T) {
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	var ns string
-	for in := bufio.NewScanner(stdout); in.Scan() && ns == ""; {
+	for in := bufio.NewScanner(stdout); ns == "" && in.Scan(); {
 		fmt.Sscanf(in.Text(), "started in %s", &ns)
 	}
 	if n := processesIn(ns); n != 2 {
