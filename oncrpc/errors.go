@@ -1,6 +1,6 @@
 package oncrpc
 
-import "fmt"
+import "strconv"
 
 // ReplyError is a reply that says that the call was not carried out. Its words
 // are those which RPC tools have printed since Sun's: scripts look for them.
@@ -51,7 +51,8 @@ func (e *ReplyError) Error() string {
 	case denied && e.Reject != RPCMismatch:
 		return e.Status() + "; why = " + e.Auth.String()
 	case denied, e.Accept == ProgMismatch:
-		return fmt.Sprintf("%s; low version = %d, high version = %d", e.Status(), e.Low, e.High)
+		return e.Status() + "; low version = " + strconv.FormatUint(uint64(e.Low), 10) +
+			", high version = " + strconv.FormatUint(uint64(e.High), 10)
 	default:
 		return e.Status()
 	}
@@ -80,5 +81,5 @@ func (s AuthStat) String() string {
 	if int64(s) < int64(len(authWords)) {
 		return authWords[s]
 	}
-	return fmt.Sprintf("(unknown authentication error - %d)", int32(s))
+	return "(unknown authentication error - " + strconv.Itoa(int(int32(s))) + ")"
 }
