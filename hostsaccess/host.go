@@ -34,7 +34,7 @@ func (p *parser) host(t Token) Host {
 		if slash {
 			rest = "/" + rest
 		}
-		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+strings.TrimSuffix(address, ":")+"]"+rest)
+		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+address+"]"+rest)
 	case strings.Contains(s, "/"):
 		p.network(&h)
 	case strings.Trim(s, "0123456789.") == "":
@@ -62,7 +62,11 @@ func (p *parser) hostName(t Token) HostKind {
 	}
 	switch {
 	case strings.ContainsFunc(s, notHostByte):
-		p.error(BadPattern, t.Pos, quote(s)+" is neither an address nor a host name", `a "\" continues a line only as its very last byte`)
+		hint := "host names have letters, digits, hyphens and dots"
+		if strings.Contains(s, `\`) {
+			hint = `a "\" continues a line only as its very last byte`
+		}
+		p.error(BadPattern, t.Pos, quote(s)+" is neither an address nor a host name", hint)
 		return HostInvalid
 	case strings.ContainsAny(s, "*?"):
 		return HostGlob
@@ -243,9 +247,9 @@ func (p *parser) badBracketed(h *Host, inner, after string) {
 	switch {
 	case err != nil:
 	case a.Is4():
-		hint = "write " + inner + after + ", without brackets"
+		hint = "write " + quote(inner+after) + ", without brackets"
 	case length != "":
-		hint = "write [" + address + "]/" + length
+		hint = "write " + quote("["+address+"]/"+length)
 	}
 	p.error(BadAddress, h.Pos, quote(inner)+" in brackets is not an IPv6 address", hint)
 }

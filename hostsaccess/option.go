@@ -147,7 +147,7 @@ func (p *parser) checkOption(o *Option) {
 	case o.Text == "":
 		p.error(EmptyOption, o.Pos, `no option after ":"`, `remove the ":"`)
 	case !known && strings.HasPrefix(o.Name, "("):
-		p.error(UnknownOption, o.Pos, "a bare shell command is not an option", "write spawn "+o.Text)
+		p.error(UnknownOption, o.Pos, "a bare shell command is not an option", "write spawn in front of it, or better in a rule for other services alone")
 	case !known:
 		p.error(UnknownOption, o.Pos, "unknown option "+quote(o.Name), `options are described in hosts_options(5); write "\:" for a colon in a value`)
 	case rule.argument == needsOne && o.Value == "":
