@@ -157,10 +157,10 @@ func ReadAddrEntry(r *xdr.Reader) AddrEntry {
 	}
 }
 
-// AppendAddrEntry appends an entry of an address list for a registration on n.
-func AppendAddrEntry(b []byte, addr string, n NetID) []byte {
+// AppendTransport appends the fields of an AddrEntry that follow its address:
+// those that describe the transport n.
+func AppendTransport(b []byte, n NetID) []byte {
 	t := n.Transport()
-	b = xdr.AppendString(b, addr)
 	b = xdr.AppendString(b, t.Name)
 	b = xdr.AppendUint32(b, t.Semantics)
 	b = xdr.AppendString(b, t.Family)

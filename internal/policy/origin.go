@@ -37,3 +37,10 @@ type Origin struct {
 	UID     uint32         // peer's user, unix socket only
 	PID     int32          // peer's process, unix socket only; 0 when unknown
 }
+
+// Self reports whether the caller used the same address as this host, and so
+// is this host. In a datagram that can be forged; what is sent back then
+// reaches nobody else, but it is no reason to trust the caller with more.
+func (o *Origin) Self() bool {
+	return o.Source.Addr().IsValid() && o.Source.Addr().WithZone("") == o.Local.Addr().WithZone("")
+}

@@ -1,0 +1,136 @@
+package transport
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rpcward/internal/portmapper"
+	"rpcward/oncrpc"
+)
+
+// Limits of forwarding. It is for a few broadcasts a minute, and each of them
+// costs a socket and a goroutine for as long as the service takes.
+const (
+	maxForwards    = 64              // at the same time
+	forwardTimeout = 5 * time.Second // for the service's answer
+	forwardRate    = 10.0            // calls a second from one source prefix
+	forwardBurst   = 40.0
+	maxPrefixes    = 1024 // source prefixes that are remembered
+)
+
+// forwarder calls services on behalf of others. Look-ups never wait for it:
+// each call has a goroutine, a connected socket and a random xid of its own,
+// and carries no credential.
+type forwarder struct {
+	slots   chan struct{}
+	running sync.WaitGroup
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	mu      sync.Mutex
+	buckets map[netip.Prefix]bucket
+}
+
+// bucket is a token bucket of one source prefix.
+type bucket struct {
+	tokens float64
+	filled time.Time
+}
+
+func newForwarder() *forwarder {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &forwarder{
+		slots: make(chan struct{}, maxForwards), buckets: map[netip.Prefix]bucket{},
+		ctx: ctx, cancel: cancel,
+	}
+}
+
+// close ends all calls and waits for them.
+func (f *forwarder) close() {
+	f.cancel()
+	f.running.Wait()
+}
+
+// submit forwards the call fw and gives the answer, if there is one to give,
+// to send. What exceeds the limits is dropped, as the network might have done.
+func (f *forwarder) submit(fw *portmapper.Forwarding, send func(reply []byte)) {
+	if !f.take(fw.Origin.Source.Addr(), time.Now()) {
+		return
+	}
+	select {
+	case f.slots <- struct{}{}:
+	default:
+		return
+	}
+	own := *fw
+	own.Call.Args = append([]byte(nil), fw.Call.Args...)
+	f.running.Go(func() {
+		defer func() { <-f.slots }()
+		if reply := own.Reply(nil, f.call(&own)); len(reply) > 0 {
+			send(reply)
+		}
+	})
+}
+
+// take takes a token of addr's prefix, if there is one.
+func (f *forwarder) take(addr netip.Addr, now time.Time) bool {
+	bits := 24
+	if addr.Is6() {
+		bits = 56
+	}
+	prefix, err := addr.WithZone("").Prefix(bits)
+	if err != nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, known := f.buckets[prefix]
+	if !known {
+		if len(f.buckets) >= maxPrefixes {
+			clear(f.buckets)
+		}
+		b = bucket{tokens: forwardBurst, filled: now}
+	}
+	b.tokens = min(forwardBurst, b.tokens+now.Sub(b.filled).Seconds()*forwardRate)
+	b.filled = now
+	ok := b.tokens >= 1
+	if ok {
+		b.tokens--
+	}
+	f.buckets[prefix] = b
+	return ok
+}
+
+// call asks the service; nil means that it gave no answer.
+func (f *forwarder) call(fw *portmapper.Forwarding) *oncrpc.Reply {
+	ctx, cancel := context.WithTimeout(f.ctx, forwardTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "udp", fw.Target.String())
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	call := oncrpc.Call{
+		XID: rand.Uint32(), Program: fw.Call.Program, Version: fw.Call.Version,
+		Procedure: fw.Call.Procedure, Args: fw.Call.Args,
+	}
+	if _, err := conn.Write(oncrpc.AppendCall(nil, &call)); err != nil {
+		return nil
+	}
+	buf := make([]byte, maxUDP)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return nil
+		}
+		if reply, err := oncrpc.ParseReply(buf[:n]); err == nil && reply.XID == call.XID {
+			return &reply
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"rpcward/rpcbind"
+)
+
+// TakenError says that another socket holds an address that we need.
+type TakenError struct {
+	NetID rpcbind.NetID
+	Addr  netip.AddrPort // of IP transports
+	Path  string         // of unix sockets
+}
+
+func (e *TakenError) Error() string {
+	if e.Path != "" {
+		return "socket " + e.Path + " is in use by another process"
+	}
+	return fmt.Sprintf("%s port %d is in use by another process", e.NetID.Transport().Protocol, e.Addr.Port())
+}
+
+// Listen opens the sockets of c. What the host does not have (IPv6, say) is
+// skipped and named in Sockets.Skipped; a port in use is a *TakenError.
+func Listen(c Config) (*Sockets, error) {
+	s := &Sockets{}
+	for _, n := range c.NetIDs {
+		if err := s.listenIP(n, &c); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	for _, path := range c.Unix {
+		if err := s.listenUnix(path); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// bindSpec is one address, or one interface, to bind.
+type bindSpec struct {
+	addr   netip.Addr
+	device string
+}
+
+func wildcard(n rpcbind.NetID) netip.Addr {
+	if n.Is6() {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+func loopback(n rpcbind.NetID) netip.Addr {
+	if n.Is6() {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+// bindSpecs lists what to bind for n: the network's sockets first, the
+// loopback address last.
+func (c *Config) bindSpecs(n rpcbind.NetID) ([]bindSpec, error) {
+	var specs []bindSpec
+	if len(c.Hosts) == 0 && !c.LoopbackOnly {
+		specs = append(specs, bindSpec{addr: wildcard(n)})
+	}
+	for _, h := range c.Hosts {
+		addr, err := netip.ParseAddr(h)
+		switch {
+		case err == nil && (!n.Accepts(addr.Unmap()) || addr == loopback(n)):
+		case err == nil:
+			specs = append(specs, bindSpec{addr: addr.Unmap()})
+		default:
+			if _, err := net.InterfaceByName(h); err != nil {
+				return nil, fmt.Errorf("%q is neither an address nor an interface of this host", h)
+			}
+			if h != "lo" {
+				specs = append(specs, bindSpec{addr: wildcard(n), device: h})
+			}
+		}
+	}
+	return append(specs, bindSpec{addr: loopback(n)}), nil
+}
+
+// sharing lets the sockets of one transport stand beside each other on a port:
+// the kernel gives a packet to the one with the closest address. The port must
+// be free for the first; after the last nobody else may join.
+type sharing struct{ conns []syscall.Conn }
+
+func (sh *sharing) set(on int) {
+	for _, c := range sh.conns {
+		if raw, err := c.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, on)
+			})
+		}
+	}
+}
+
+func (s *Sockets) listenIP(n rpcbind.NetID, c *Config) error {
+	specs, err := c.bindSpecs(n)
+	if err != nil {
+		return err
+	}
+	var sh sharing
+	defer sh.set(0)
+	for _, spec := range specs {
+		conn, err := s.listenOne(n, spec, c.Port, len(sh.conns) > 0)
+		switch {
+		case absent(err) && len(c.Hosts) == 0, absent(err) && spec.addr.IsLoopback():
+			s.Skipped = append(s.Skipped, fmt.Sprintf("%v on %v: %v", n, spec.addr, rootCause(err)))
+			continue
+		case errors.Is(err, unix.EADDRINUSE):
+			return &TakenError{NetID: n, Addr: netip.AddrPortFrom(spec.addr, c.Port)}
+		case err != nil:
+			return fmt.Errorf("binding %v port %d on %v: %w", n, c.Port, spec.addr, rootCause(err))
+		}
+		sh.conns = append(sh.conns, conn)
+		sh.set(1)
+	}
+	return nil
+}
+
+// absent reports whether err means that this host has no such protocol or address.
+func absent(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) ||
+		errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// rootCause strips what the net package says around a system error.
+func rootCause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+func (s *Sockets) listenOne(n rpcbind.NetID, spec bindSpec, port uint16, join bool) (syscall.Conn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if cerr := raw.Control(func(fd uintptr) { err = prepare(int(fd), n, spec.device, join) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	lc.SetMultipathTCP(false)
+	network := n.Transport().Protocol + "4"
+	if n.Is6() {
+		network = n.Transport().Protocol + "6"
+	}
+	at := netip.AddrPortFrom(spec.addr, port)
+	if n.Datagram() {
+		pc, err := lc.ListenPacket(context.Background(), network, at.String())
+		if err != nil {
+			return nil, err
+		}
+		d := &datagramSocket{conn: pc.(*net.UDPConn), netid: n, listed: at, device: spec.device}
+		s.datagrams = append(s.datagrams, d)
+		return d.conn, nil
+	}
+	l, err := lc.Listen(context.Background(), network, at.String())
+	if err != nil {
+		return nil, err
+	}
+	ss := &streamSocket{listener: l, netid: n, listed: at, device: spec.device}
+	s.streams = append(s.streams, ss)
+	return l.(*net.TCPListener), nil
+}
+
+// prepare sets the options that must stand before bind(2).
+func prepare(fd int, n rpcbind.NetID, device string, join bool) error {
+	if n.Is6() {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return err
+		}
+	}
+	if device != "" {
+		if err := unix.BindToDevice(fd, device); err != nil {
+			return fmt.Errorf("binding to interface %s: %w", device, err)
+		}
+	}
+	if join {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
+	if n.Datagram() {
+		return wantPacketInfo(fd, n.Is6(), true)
+	}
+	return nil
+}
+
+// receiveBuffer is the queue in bytes that we ask for each datagram socket;
+// the kernel gives what its limits allow.
+const receiveBuffer = 4 << 20
+
+// wantPacketInfo asks for the interface and the address that packets came to.
+func wantPacketInfo(fd int, is6, datagram bool) error {
+	if datagram && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	if is6 {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+func (s *Sockets) listenUnix(path string) error {
+	if path[0] != '@' {
+		if err := removeStale(path); err != nil {
+			return err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if errors.Is(err, unix.EADDRINUSE) {
+		return &TakenError{NetID: rpcbind.Local, Path: path}
+	}
+	if err != nil {
+		return fmt.Errorf("opening socket %s: %w", path, rootCause(err))
+	}
+	l.SetUnlinkOnClose(false)
+	if path[0] != '@' {
+		// Everybody on this host may ask; who may change is decided by credentials.
+		if err := os.Chmod(path, 0o666); err != nil {
+			l.Close()
+			return err
+		}
+		s.paths = append(s.paths, path)
+	}
+	s.streams = append(s.streams, &streamSocket{listener: l, netid: rpcbind.Local, path: path})
+	return nil
+}
+
+// removeStale removes a socket that nobody listens on any more.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s is in the way and is not a socket", path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return &TakenError{NetID: rpcbind.Local, Path: path}
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,151 @@
+package transport
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rpcward/internal/portmapper"
+)
+
+// Server carries calls between sockets and a Mapper.
+type Server struct {
+	mapper    *portmapper.Mapper
+	log       *slog.Logger
+	caps      *connectionCaps
+	forwarder *forwarder
+	counts    counts
+
+	stopping atomic.Bool
+	mu       sync.Mutex // guards streams, and its closing against stopping
+	streams  map[*stream]struct{}
+	running  sync.WaitGroup // of stream connections
+}
+
+// counts are what the server met that has no answer.
+type counts struct {
+	readErrors, writeErrors, capped atomic.Uint64
+}
+
+// NewServer returns a server for m.
+func NewServer(m *portmapper.Mapper, log *slog.Logger) *Server {
+	return &Server{
+		mapper: m, log: log, caps: newConnectionCaps(),
+		forwarder: newForwarder(), streams: map[*stream]struct{}{},
+	}
+}
+
+// drainTime is how long calls in progress may take at the end.
+const drainTime = 5 * time.Second
+
+// Serve answers on all sockets of s until ctx is done. Then it takes no new
+// calls, waits for those in progress, at most drainTime, and closes everything.
+func (s *Server) Serve(ctx context.Context, socks *Sockets) {
+	var loops sync.WaitGroup
+	for _, d := range socks.datagrams {
+		loops.Go(func() { d.serve(s) })
+	}
+	for _, l := range socks.streams {
+		loops.Go(func() { l.accept(s) })
+	}
+	<-ctx.Done()
+	s.stop(socks)
+	loops.Wait()
+	s.drain()
+	for _, d := range socks.datagrams {
+		d.conn.Close()
+	}
+	for _, path := range socks.paths {
+		os.Remove(path)
+	}
+	s.forwarder.close()
+}
+
+// stop ends the taking of new calls; connections notice at their next read.
+func (s *Server) stop(socks *Sockets) {
+	for _, l := range socks.streams {
+		l.listener.Close()
+	}
+	for _, d := range socks.datagrams {
+		d.conn.SetReadDeadline(time.Now())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping.Store(true)
+	for c := range s.streams {
+		c.conn.SetReadDeadline(time.Now())
+	}
+}
+
+// drain waits for the connections to end, and ends those that take too long.
+func (s *Server) drain() {
+	ended := make(chan struct{})
+	go func() { s.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return
+	case <-time.After(drainTime):
+	}
+	s.mu.Lock()
+	for c := range s.streams {
+		c.conn.Close()
+	}
+	s.mu.Unlock()
+	<-ended
+}
+
+// track notes an open connection, unless the server is stopping.
+func (s *Server) track(c *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping.Load() {
+		return false
+	}
+	s.streams[c] = struct{}{}
+	s.running.Add(1)
+	return true
+}
+
+func (s *Server) untrack(c *stream) {
+	s.mu.Lock()
+	delete(s.streams, c)
+	s.mu.Unlock()
+	s.running.Done()
+}
+
+// forward passes on a call for another program, whose answer leaves from d,
+// the socket that the call came to.
+func (s *Server) forward(f *portmapper.Forwarding, d *datagramSocket, to netip.AddrPort) {
+	local, is6 := f.Origin.Local.Addr(), d.netid.Is6()
+	s.forwarder.submit(f, func(reply []byte) {
+		d.send(s, reply, to, sourceControl(nil, local, is6))
+	})
+}
+
+// JoinMulticast makes the IPv6 sockets hear calls to the port mappers' group,
+// ff02::202 (RPCB_MULTICAST_ADDR, IANA's IPv6 multicast registry), on each interface.
+func (s *Sockets) JoinMulticast(ifindexes []int) {
+	group := netip.MustParseAddr("ff02::202").As16()
+	for _, d := range s.datagrams {
+		if !d.netid.Is6() || !d.listed.Addr().IsUnspecified() {
+			continue
+		}
+		raw, err := d.conn.SyscallConn()
+		if err != nil {
+			continue
+		}
+		raw.Control(func(fd uintptr) {
+			for _, i := range ifindexes {
+				// Interfaces without multicast refuse; they get no broadcasts either.
+				unix.SetsockoptIPv6Mreq(int(fd), unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
+					&unix.IPv6Mreq{Multiaddr: group, Interface: uint32(i)})
+			}
+		})
+	}
+}

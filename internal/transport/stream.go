@@ -1,0 +1,196 @@
+package transport
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rpcward/internal/policy"
+	"rpcward/internal/portmapper"
+	"rpcward/oncrpc"
+	"rpcward/rpcbind"
+)
+
+// streamSocket is one listening socket, of TCP or unix.
+type streamSocket struct {
+	listener net.Listener
+	netid    rpcbind.NetID
+	listed   netip.AddrPort // where a TCP socket is bound
+	device   string         // interface that it is bound to, if any
+	dual     bool           // an IPv6 socket that gets IPv4 too
+	path     string         // of a unix socket
+}
+
+func (l *streamSocket) netids() []rpcbind.NetID { return netids(l.netid, l.dual) }
+
+// Limits of stream connections. Those of this host have no deadline: the kernel
+// and services keep theirs open for as long as they run.
+const (
+	maxRecord = 9000 // bytes of a call; libtirpc's servers take no longer one
+
+	idleTimeout    = 2 * time.Minute  // between calls of a client that the policy allows
+	refusedTimeout = 5 * time.Second  // between calls of one that it refuses
+	stallTimeout   = 10 * time.Second // from a call's first byte to its last, and for a reply
+
+	maxPause = time.Second // between attempts to accept when out of descriptors
+)
+
+// accept hands connections to goroutines of their own until the listener is closed.
+func (l *streamSocket) accept(s *Server) {
+	pause := time.Duration(0)
+	for {
+		conn, err := l.listener.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			l.admit(s, conn)
+		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, unix.ECONNABORTED):
+		default:
+			// Out of descriptors or memory: others must end first. The queue of
+			// waiting connections is the kernel's, and bounded.
+			pause = min(max(2*pause, 5*time.Millisecond), maxPause)
+			s.log.Warn("accepting connections on "+l.listener.Addr().String(), "err", rootCause(err), "retry", pause)
+			time.Sleep(pause)
+		}
+	}
+}
+
+// admit starts to serve conn if its source has not too many already.
+func (l *streamSocket) admit(s *Server, conn net.Conn) {
+	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker()}
+	var err error
+	if c.origin, err = l.origin(conn); err != nil {
+		conn.Close()
+		return
+	}
+	c.refused = s.mapper.Decide(&c.origin).Verdict != policy.Answer
+	if !s.caps.enter(&c.origin, c.refused) {
+		s.counts.capped.Add(1)
+		conn.Close()
+		return
+	}
+	if !s.track(c) {
+		s.caps.leave(&c.origin, c.refused)
+		conn.Close()
+		return
+	}
+	go func() {
+		defer s.untrack(c)
+		defer s.caps.leave(&c.origin, c.refused)
+		defer conn.Close()
+		c.serve()
+	}()
+}
+
+func (l *streamSocket) origin(conn net.Conn) (policy.Origin, error) {
+	if u, ok := conn.(*net.UnixConn); ok {
+		cred, err := peerCred(u)
+		if err != nil {
+			return policy.Origin{}, err
+		}
+		return policy.Origin{Channel: policy.Unix, NetID: rpcbind.Local, UID: cred.Uid, PID: cred.Pid}, nil
+	}
+	t := conn.(*net.TCPConn)
+	source, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
+	o := policy.Origin{Channel: policy.Network, NetID: l.netid, Source: source, Local: local}
+	if o.Self() {
+		// The handshake has proved the source, so that this host speaks to itself.
+		// For IPv6 the kernel names the interface that has the address instead.
+		o.Channel = policy.Loopback
+	} else if ifindex, err := incomingInterface(t, l.netid.Is6()); err == nil && ifindex == loopbackIndex {
+		o.Channel = policy.Loopback
+	}
+	if l.dual && source.Addr().Is4() {
+		o.NetID = rpcbind.TCP
+	}
+	return o, nil
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	ap := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// stream is one connection.
+type stream struct {
+	server  *Server
+	conn    net.Conn
+	worker  *portmapper.Worker
+	origin  policy.Origin
+	refused bool // when it was accepted
+}
+
+// readAhead is how much of a connection's calls is read at once, in bytes; a
+// usual call is shorter.
+const readAhead = 512
+
+// buffers are for one call and its reply. Idle connections hold none.
+type buffers struct{ in, out []byte }
+
+var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
+
+// keepBuffer is the size in bytes above which a buffer isn't kept for others.
+const keepBuffer = 64 << 10
+
+func (c *stream) serve() {
+	r := bufio.NewReaderSize(c.conn, readAhead)
+	for {
+		c.deadline(c.idle())
+		if _, err := r.Peek(1); err != nil {
+			return
+		}
+		c.deadline(stallTimeout)
+		b := bufferPool.Get().(*buffers)
+		ok := c.serveCall(r, b)
+		if cap(b.out) <= keepBuffer {
+			bufferPool.Put(b)
+		}
+		if !ok {
+			return
+		}
+	}
+}
+
+// idle is how long this connection may wait for its next call; 0 is for ever.
+func (c *stream) idle() time.Duration {
+	if c.refused {
+		return refusedTimeout
+	}
+	return idleTimeout
+}
+
+// deadline bounds what network clients may make us wait.
+func (c *stream) deadline(d time.Duration) {
+	if c.origin.Channel != policy.Network {
+		return
+	}
+	c.conn.SetDeadline(time.Now().Add(d))
+	if c.server.stopping.Load() {
+		c.conn.SetReadDeadline(time.Now())
+	}
+}
+
+// serveCall answers one call; false means that the connection ends.
+func (c *stream) serveCall(r *bufio.Reader, b *buffers) bool {
+	var err error
+	if b.in, err = oncrpc.ReadRecord(r, b.in[:0], maxRecord); err != nil {
+		return false
+	}
+	reply, outcome := c.worker.Answer(oncrpc.BeginRecord(b.out[:0]), b.in, &c.origin)
+	b.out = reply[:0]
+	switch outcome {
+	case portmapper.Reply:
+		_, err = c.conn.Write(oncrpc.EndRecord(reply, 0))
+		return err == nil
+	case portmapper.HangUp:
+		return false
+	}
+	return true
+}
