@@ -1,0 +1,27 @@
+# Two commands do it all: `make run` and `make test`.
+
+GO     ?= go
+BINARY := bin/rpcward
+
+.PHONY: build run demo test fuzz compare clean
+
+build: ## one static binary, bin/rpcward
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(BINARY) ./cmd/rpcward
+
+run: build ## serve this host, or without rights an unprivileged port of loopback
+	./$(BINARY) serve --fallback
+
+demo: build ## a server, a client and a stranger in namespaces: who gets what (root)
+	./test/demo ./$(BINARY)
+
+test: ## everything that this host and this user can test
+	./test/run
+
+fuzz: ## each fuzz target for FUZZTIME
+	./test/fuzz $(FUZZTIME)
+
+compare: build ## memory and start time beside rpcbind's, for docs/performance.md (root)
+	./test/compare ./$(BINARY)
+
+clean:
+	rm -rf bin
