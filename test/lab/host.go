@@ -159,7 +159,8 @@ func chown(path, owner string) error {
 }
 
 // writeFirstFiles empties the policy, so that no test depends on the
-// machine's, and lets IPv6 addresses be used at once.
+// machine's, makes look-ups of unknown names fail at once instead of after the
+// resolver's patience, and lets IPv6 addresses be used at once.
 //
 // The policy files exist from the start also because a watch on a file of the
 // lower layer of an overlay does not see the copy that the first write makes.
@@ -167,6 +168,8 @@ func writeFirstFiles() error {
 	for path, content := range map[string]string{
 		"/etc/hosts.allow":                           "",
 		"/etc/hosts.deny":                            "",
+		"/etc/hosts":                                 "127.0.0.1 localhost\n::1 localhost\n",
+		"/etc/resolv.conf":                           "nameserver 127.0.0.1\n", // where nobody listens
 		"/proc/sys/net/ipv6/conf/all/accept_dad":     "0",
 		"/proc/sys/net/ipv6/conf/default/accept_dad": "0",
 	} {

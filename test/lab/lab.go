@@ -81,12 +81,17 @@ func Join(t testing.TB, a *Host, aName string, b *Host, bName string) {
 	b.MustRun("ip", "link", "set", bName, "up")
 }
 
-// AddAddr gives addresses to a link of h. IPv6 addresses are usable at once:
-// duplicate address detection is off in all hosts.
+// AddAddr gives addresses to a link of h, with the usual broadcast address if
+// IPv4. IPv6 addresses are usable at once: duplicate address detection is off
+// in all hosts.
 func (h *Host) AddAddr(link string, prefixes ...netip.Prefix) {
 	h.t.Helper()
 	for _, p := range prefixes {
-		h.MustRun("ip", "addr", "add", p.String(), "dev", link)
+		args := []string{"addr", "add", p.String(), "dev", link}
+		if p.Addr().Is4() {
+			args = append(args, "broadcast", "+")
+		}
+		h.MustRun("ip", args...)
 	}
 }
 

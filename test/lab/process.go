@@ -141,7 +141,6 @@ func (p *Process) Stop(sig os.Signal) error {
 // WaitLog waits until the program has written text.
 func (p *Process) WaitLog(text string) {
 	p.t.Helper()
-	p.t.Logf("waiting for %q of %s", text, p.Name)
 	p.waitUntil("writing "+text, func() error {
 		if !strings.Contains(p.Log(), text) {
 			return errors.New("it has not")
