@@ -1,0 +1,167 @@
+package peers
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"rpcward/oncrpc"
+	"rpcward/rpcbind"
+	"rpcward/test/lab"
+	"rpcward/xdr"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+
+// controlEnv names the environment variable that adds stock rpcbind.
+const controlEnv = "RPCWARD_PEERS_CONTROL"
+
+// lan is what a site writes to open its port mapper to the inside of a lab.Net.
+var lan = []string{"10.99.0.0/24", "[fd99::]/64"}
+
+// onEach runs test on rpcward, and on stock rpcbind if that is asked for.
+func onEach(t *testing.T, test func(t *testing.T, pm lab.PortMapper)) {
+	t.Run("rpcward", func(t *testing.T) {
+		t.Parallel()
+		test(t, lab.Rpcward(t))
+	})
+	if os.Getenv(controlEnv) == "1" {
+		t.Run("rpcbind", func(t *testing.T) {
+			t.Parallel()
+			test(t, lab.Stock(t))
+		})
+	}
+}
+
+// serve starts pm on the server of a new net, open to the inside.
+func serve(t *testing.T, pm lab.PortMapper, options ...string) (*lab.Net, *lab.Process) {
+	t.Helper()
+	n := lab.NewNet(t)
+	pm.OpenTo(n.Server, lan...)
+	return n, lab.StartPortMapper(t, n.Server, pm, options...)
+}
+
+// registrations returns the lines of rpcinfo's short listing on h, with single
+// spaces: "100003 4,3 tcp6,udp6,tcp,udp nfs superuser".
+func registrations(t testing.TB, h *lab.Host) []string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(h.MustRun("rpcinfo", "-s")) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return lines
+}
+
+// waitRegistered waits until rpcinfo on h lists the program with all versions
+// and on all netids.
+func waitRegistered(t testing.TB, h *lab.Host, program, versions, netids string) {
+	t.Helper()
+	lab.Eventually(t, "registration of "+program, func() error {
+		list := registrations(t, h)
+		for _, line := range list {
+			f := strings.Fields(line)
+			if len(f) >= 3 && f[0] == program && hasAll(f[1], versions) && hasAll(f[2], netids) {
+				return nil
+			}
+		}
+		return fmt.Errorf("versions %s on %s not in\n%s", versions, netids, strings.Join(list, "\n"))
+	})
+}
+
+// hasAll reports whether the comma-separated list has every element of want.
+func hasAll(list, want string) bool {
+	for e := range strings.SplitSeq(want, ",") {
+		if !strings.Contains(","+list+",", ","+e+",") {
+			return false
+		}
+	}
+	return true
+}
+
+// procedures is how many procedures each version has. RFC 1833, Sections 2 and 3.
+var procedures = map[uint32]uint32{2: 6, 3: 9, 4: 13}
+
+// validArgs returns arguments with which a port mapper that lets the caller in
+// has something to say: they are about its own registration.
+func validArgs(version, proc uint32, network string) []byte {
+	switch {
+	case proc == 0 || proc == 4 || proc == 6 || proc == 12: // NULL, DUMP, GETTIME, GETSTAT
+		return nil
+	case proc == 5 || proc == 10: // CALLIT, BCAST, INDIRECT
+		return rpcbind.AppendRemoteCall(nil, &rpcbind.RemoteCall{Program: rpcbind.Program, Version: 2})
+	case version == 2:
+		return rpcbind.AppendMapping(nil, rpcbind.Mapping{Program: rpcbind.Program, Version: 2, Prot: 17, Port: 111})
+	case proc == 7: // UADDR2TADDR
+		return xdr.AppendString(nil, "10.99.0.1.0.111")
+	case proc == 8: // TADDR2UADDR: a netbuf of 16 bytes
+		return append(xdr.AppendUint32(xdr.AppendUint32(nil, 16), 16), 2, 0, 0, 111, 10, 99, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+	default:
+		return rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: rpcbind.Program, Version: version, NetID: network, Owner: "superuser"})
+	}
+}
+
+// silence is how long a caller waits before it takes no answer for an answer.
+const silence = 300 * time.Millisecond
+
+// checkRefused calls every procedure of every version from a host that the
+// policy does not let in. rpcward keeps silent over UDP and denies over TCP.
+// rpcbind answers NULL and some errors, and denies over UDP too: of it we only
+// check what its own policy promises, look-ups and lists.
+func checkRefused(t *testing.T, pm lab.PortMapper, from *lab.Host, addrs ...netip.Addr) {
+	t.Helper()
+	for _, addr := range addrs {
+		for version, n := range procedures {
+			for proc := range n {
+				if pm.Name == "rpcbind" && proc != 3 && proc != 4 {
+					continue
+				}
+				call := oncrpc.Call{Program: rpcbind.Program, Version: version, Procedure: proc}
+				checkDenied(t, from, addr, call)
+				if pm.Name == "rpcward" {
+					checkSilent(t, from, addr, call)
+				}
+			}
+		}
+	}
+}
+
+// checkDenied makes a call over TCP and wants MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK.
+func checkDenied(t *testing.T, from *lab.Host, addr netip.Addr, call oncrpc.Call) {
+	t.Helper()
+	call.Args = validArgs(call.Version, call.Procedure, "tcp")
+	conn, err := from.Dial("tcp", net.JoinHostPort(addr.String(), "111"))
+	if err != nil {
+		t.Errorf("v%d procedure %d to %v over TCP: %v", call.Version, call.Procedure, addr, err)
+		return
+	}
+	defer conn.Close()
+	reply, err := lab.Call(conn, call, 5*time.Second)
+	if err != nil || reply.Stat != oncrpc.MsgDenied || reply.Reject != oncrpc.AuthError || reply.Auth != oncrpc.AuthTooWeak {
+		t.Errorf("v%d procedure %d to %v over TCP: %+v, %v; want AUTH_TOOWEAK", call.Version, call.Procedure, addr, reply, err)
+	}
+}
+
+// checkSilent makes a call over UDP in the background of the test, and wants
+// no answer. The waits of many calls pass at the same time.
+func checkSilent(t *testing.T, from *lab.Host, addr netip.Addr, call oncrpc.Call) {
+	t.Helper()
+	call.Args = validArgs(call.Version, call.Procedure, "udp")
+	conn, err := from.Dial("udp", net.JoinHostPort(addr.String(), "111"))
+	if err != nil {
+		t.Errorf("v%d procedure %d to %v over UDP: %v", call.Version, call.Procedure, addr, err)
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer conn.Close()
+		if reply, err := lab.Call(conn, call, silence); !os.IsTimeout(err) {
+			t.Errorf("v%d procedure %d to %v over UDP: %+v, %v; want silence", call.Version, call.Procedure, addr, reply, err)
+		}
+	}()
+	t.Cleanup(func() { <-done })
+}
