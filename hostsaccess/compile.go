@@ -176,7 +176,7 @@ func (c *compiler) term(t *Term[Client]) (sure, possible []run) {
 			r = c.cells.of(p.Host.Prefix)
 		}
 		possible = append(possible, r)
-		if kind.Numeric() && p.userKnown() {
+		if p.Numeric() {
 			sure = append(sure, r)
 		}
 	}
@@ -291,7 +291,7 @@ func (c *compiler) check(k *candidate) {
 }
 
 func (c *compiler) checkClient(k *candidate, p *Client, depth int) {
-	if !p.userKnown() {
+	if !p.anyUser() {
 		c.report(k, Warning, UserPattern, p.Pos, "user "+quote(p.User)+": nobody is asked who the user is", doubt(k, depth), "write the host alone")
 		return
 	}
@@ -329,7 +329,7 @@ func (c *compiler) neverActs(k *candidate) {
 	}
 	for _, t := range k.rule.Clients.Terms {
 		for i := range t.Patterns {
-			if p := &t.Patterns[i]; !p.Host.Kind.Numeric() || !p.userKnown() {
+			if !t.Patterns[i].Numeric() {
 				return
 			}
 		}

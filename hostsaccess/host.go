@@ -299,14 +299,16 @@ func sameZone(pattern, zone string) truth {
 
 func allDigits(s string) bool { return !strings.ContainsFunc(s, notDigit) }
 
-// userKnown says whether the host alone decides. Who the user is stays unknown:
-// ident says what the client's host wants it to say.
-func (c *Client) userKnown() bool { return c.User == "" || strings.EqualFold(c.User, "ALL") }
+// Numeric says whether the address alone decides if the pattern matches. Who
+// the user is stays unknown: ident says what the client's host wants it to say.
+func (c *Client) Numeric() bool { return c.Host.Kind.Numeric() && c.anyUser() }
+
+func (c *Client) anyUser() bool { return c.User == "" || strings.EqualFold(c.User, "ALL") }
 
 // match says whether the pattern describes a client at addr.
 func (c *Client) match(addr netip.Addr) truth {
 	t := c.Host.match(addr)
-	if !c.userKnown() {
+	if !c.anyUser() {
 		t = t.and(maybe)
 	}
 	return t

@@ -223,8 +223,15 @@ func (p *parser) parseRule(start int) {
 	}
 }
 
-// missingSeparator keeps the words as daemons, to know whom the line is about.
+// missingSeparator keeps the words that must be daemons, to know whom the line
+// is about: "sshd ALL" is not about every service.
 func (p *parser) missingSeparator(f field) {
+	for i, w := range f.words {
+		if i > 0 && (strings.EqualFold(w.Text, "ALL") || looksLikeAddress(w.Text)) {
+			f.words = f.words[:i]
+			break
+		}
+	}
 	quiet := p.quiet
 	p.quiet = true
 	p.rule.Daemons = list(p, f, "daemon", p.daemon)

@@ -114,7 +114,8 @@ func TestParse(t *testing.T) {
 		{"no last newline", "a: ALL", "1:1 daemons{name:a} clients{ALL}\n"},
 		{"indented rule", "\ta: ALL\n", "1:2 daemons{name:a} clients{ALL}\n"},
 		// Mistakes: what can be read is there, and the rule is broken.
-		{"no colon", "portmap 10.0.0.0/8\n", "1:1 broken daemons{name:portmap name:10.0.0.0/8} clients{}\n"},
+		{"no colon", "portmap 10.0.0.0/8\n", "1:1 broken daemons{name:portmap} clients{}\n"},
+		{"no colon, several daemons", "a portmap ALL b\n", "1:1 broken daemons{name:a name:portmap} clients{}\n"},
 		{"bare IPv6", "a: 2001:db8::1/64 ::1 : allow\n", "1:1 broken daemons{name:a} clients{<invalid pattern 2001:db8::1/64> <invalid pattern ::1>} allow=\"\"\n"},
 		{"bare IPv6 then option", "a: 2001:db8::1: allow\n", "1:1 broken daemons{name:a} clients{<invalid pattern 2001:db8::1>} allow=\"\"\n"},
 		{"trailing words", "a: 192.0.2.1 # not ALL of them: see x\nb: ALL\n", "1:1 broken daemons{name:a} clients{192.0.2.1/32}\n2:1 daemons{name:b} clients{ALL}\n"},

@@ -2,7 +2,8 @@
 //
 // A Policy is an immutable value made from hosts.allow and hosts.deny. This
 // host is always answered: the socket that a call came in on says that it is
-// this host, never an address in the packet. Other hosts are answered when
+// this host, or that the caller's address is the very one it called, so that
+// the answer goes nowhere else. Other hosts are answered when
 // hosts.allow matches, refused when hosts.deny matches and, unless told
 // otherwise, refused when nothing matches.
 //

@@ -46,25 +46,28 @@ func (p *Policy) Summary() string {
 // clients words the client list of a rule that grants. Of its first term it
 // leaves out what can never match, such as host names.
 func clients(r *hostsaccess.Rule) string {
-	var words []string
-	size := 0
+	var terms []string
+	left := summaryClients
 	for i, t := range r.Clients.Terms {
-		if i > 0 {
-			words = append(words, "except")
-		}
+		var words []string
 		for _, c := range t.Patterns {
-			if i == 0 && (!c.Host.Kind.Numeric() || c.User != "" && !strings.EqualFold(c.User, "ALL")) {
+			if i == 0 && !c.Numeric() {
 				continue
 			}
 			word := c.Text
 			if c.Host.Kind == hostsaccess.HostAll {
 				word = "every host"
 			}
-			if size += len(word); size > summaryClients {
-				return strings.Join(append(words, "..."), " ")
+			if left -= len(word); left < 0 {
+				words = append(words, "...")
+				break
 			}
 			words = append(words, word)
 		}
+		terms = append(terms, strings.Join(words, ", "))
+		if left < 0 {
+			break
+		}
 	}
-	return strings.Join(words, " ")
+	return strings.Join(terms, " except ")
 }
