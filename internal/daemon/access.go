@@ -1,0 +1,158 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"log/syslog"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"rpcward/internal/policy"
+	"rpcward/internal/rpcnames"
+	"rpcward/oncrpc"
+	"rpcward/rpcbind"
+	"rpcward/xdr"
+)
+
+// accessLog writes rpcbind's log lines for calls, at a bounded rate: refusals
+// come by the million when somebody wants to fill a disk. It implements
+// portmapper.Observer.
+type accessLog struct {
+	sink    sink
+	log     *slog.Logger
+	all     bool // log allowed calls too (rpcbind -l)
+	refused lineLimit
+	allowed lineLimit
+}
+
+// Lines a second of each kind.
+const (
+	refusedLines = 10
+	allowedLines = 200
+)
+
+func newAccessLog(s sink, log *slog.Logger, all bool) *accessLog {
+	return &accessLog{
+		sink: s, log: log, all: all,
+		refused: lineLimit{perSecond: refusedLines},
+		allowed: lineLimit{perSecond: allowedLines},
+	}
+}
+
+// lineLimit counts what may still be logged in this second.
+type lineLimit struct {
+	perSecond  int64
+	second     atomic.Int64
+	used       atomic.Int64
+	suppressed atomic.Int64
+}
+
+func (l *lineLimit) allow(now time.Time) bool {
+	second := now.Unix()
+	if old := l.second.Load(); old != second && l.second.CompareAndSwap(old, second) {
+		l.used.Store(0)
+	}
+	if l.used.Add(1) <= l.perSecond {
+		return true
+	}
+	l.suppressed.Add(1)
+	return false
+}
+
+// summaryInterval is how often suppressed lines are summed up.
+const summaryInterval = 10 * time.Second
+
+// run sums up suppressed lines until ctx is done.
+func (a *accessLog) run(ctx context.Context) {
+	t := time.NewTicker(summaryInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			a.summarize()
+		case <-ctx.Done():
+			a.summarize()
+			return
+		}
+	}
+}
+
+func (a *accessLog) summarize() {
+	if n := a.refused.suppressed.Swap(0); n > 0 {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, fmt.Sprintf("%d more suppressed: requests from unauthorized hosts", n))
+	}
+	if n := a.allowed.suppressed.Swap(0); n > 0 {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, fmt.Sprintf("%d more suppressed: connects", n))
+	}
+}
+
+// procNames are the words of rpcbind's log for procedures, whatever the version.
+var procNames = [rpcbind.NumProcs]string{
+	"null", "set", "unset", "getport/addr", "dump", "callit", "gettime",
+	"uaddr2taddr", "taddr2uaddr", "getversaddr", "indirect", "getaddrlist", "getstat",
+}
+
+func procName(proc uint32) string {
+	if proc < rpcbind.NumProcs {
+		return procNames[proc]
+	}
+	return strconv.FormatUint(uint64(proc), 10)
+}
+
+// line is one log line as rpcbind words it.
+func line(o *policy.Origin, proc, program uint32, suffix string) string {
+	from := "local"
+	if o.Channel != policy.Unix {
+		from = o.Source.Addr().String()
+	}
+	name := ""
+	if program != 0 {
+		name = rpcnames.Name(program)
+	}
+	return fmt.Sprintf("connect from %s to %s(%s)%s", from, procName(proc), name, suffix)
+}
+
+// subject is the program that a call asks about, 0 if it names none.
+func subject(c *oncrpc.Call) uint32 {
+	if c.Program != rpcbind.Program {
+		return 0
+	}
+	switch rpcbind.Proc(c.Procedure) {
+	case rpcbind.ProcSet, rpcbind.ProcUnset, rpcbind.ProcGetAddr, rpcbind.ProcCallIt:
+		r := xdr.NewReader(c.Args)
+		return r.Uint32()
+	}
+	return 0
+}
+
+func (a *accessLog) Refused(o *policy.Origin, c *oncrpc.Call, _ policy.Decision) {
+	if a.refused.allow(time.Now()) {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, line(o, c.Procedure, subject(c), ": request from unauthorized host"))
+	}
+}
+
+func (a *accessLog) Declined(o *policy.Origin, c *oncrpc.Call) {
+	if a.all && a.allowed.allow(time.Now()) {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, line(o, c.Procedure, subject(c), " declined (non-loopback sender)"))
+	}
+}
+
+func (a *accessLog) IndirectDenied(o *policy.Origin, target *rpcbind.RemoteCall) {
+	if a.refused.allow(time.Now()) {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, line(o, target.Procedure, target.Program, ": indirect call not allowed"))
+	}
+}
+
+func (a *accessLog) Answered(o *policy.Origin, c *oncrpc.Call) {
+	if a.all && o.Channel != policy.Unix && a.allowed.allow(time.Now()) {
+		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, line(o, c.Procedure, subject(c), ""))
+	}
+}
+
+func (a *accessLog) NotSaved(err error) {
+	if a.refused.allow(time.Now()) {
+		a.log.Error("a registration was refused since it can't be saved", "err", err)
+	}
+}

@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// account is the user that the daemon works as once its sockets are bound.
+type account struct {
+	name     string
+	uid, gid int
+}
+
+// fallbackUsers are tried when no user is named: rpcbind's own on Debian and on
+// Fedora, and one that every host has.
+var fallbackUsers = []string{"_rpc", "rpc", "daemon", "nobody"}
+
+// overflowID is the number of nobody and nogroup, for hosts that have no
+// /etc/passwd, such as containers.
+const overflowID = 65534
+
+// serviceAccount finds the user to work as. Without root's rights it is the
+// caller, whatever is asked for.
+func serviceAccount(name string) (account, error) {
+	if os.Geteuid() != 0 {
+		return account{uid: os.Geteuid(), gid: os.Getegid()}, nil
+	}
+	if name != "" {
+		return lookUpUser(name)
+	}
+	for _, n := range fallbackUsers {
+		if a, err := lookUpUser(n); err == nil {
+			return a, nil
+		}
+	}
+	return account{name: "nobody", uid: overflowID, gid: overflowID}, nil
+}
+
+func lookUpUser(name string) (account, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return account{}, fmt.Errorf("user %q: %w", name, err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	return account{name, uid, gid}, errors.Join(err1, err2)
+}
+
+// assume gives up root for good: all groups, the user, and with it every
+// capability. It does nothing without root's rights.
+func (a account) assume() error {
+	if os.Geteuid() != 0 || a.uid == 0 {
+		return nil
+	}
+	if err := syscall.Setgroups(nil); err != nil {
+		return fmt.Errorf("giving up groups: %w", err)
+	}
+	if err := syscall.Setgid(a.gid); err != nil {
+		return fmt.Errorf("changing to group %d: %w", a.gid, err)
+	}
+	if err := syscall.Setuid(a.uid); err != nil {
+		return fmt.Errorf("changing to user %s: %w", a.name, err)
+	}
+	if syscall.Setuid(0) == nil {
+		return errors.New("giving up root did not work")
+	}
+	return nil
+}
+
+// lock is held as long as the process lives, so that a second port mapper,
+// ours or rpcbind, does not start beside it.
+type lock struct{ file *os.File }
+
+// takeLock takes path for ourselves, as rpcbind does: flock(2) on a file that
+// stays. Where the file can't be made (a read-only /run, no rights) the port
+// itself keeps a second one away.
+func takeLock(path string, log *slog.Logger) (*lock, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o444)
+	if err != nil {
+		log.Debug("no lock file", "err", err)
+		return &lock{}, nil
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, errors.New("another rpcbind is already running. Aborting")
+	}
+	return &lock{f}, nil
+}
+
+func (l *lock) release() {
+	if l.file != nil {
+		l.file.Close()
+	}
+}
+
+// CapNetBindService is the number of CAP_NET_BIND_SERVICE, capabilities(7).
+const CapNetBindService = unix.CAP_NET_BIND_SERVICE
+
+// HasCapability reports whether the process has a capability in force.
+func HasCapability(number int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[number/32].Effective&(1<<(number%32)) != 0
+}
