@@ -77,8 +77,8 @@ func New(own, saved []Registration, store Store) *Registry {
 	return r
 }
 
-// Snapshot returns the registry as it is published: all that was acknowledged
-// and nothing else, as far as a moment can be told.
+// Snapshot returns the registry as it is published. Every change that was
+// acknowledged is in it, and every one in it is saved.
 func (r *Registry) Snapshot() *Snapshot { return r.current.Load() }
 
 // Set registers reg and reports whether it is registered, and that saved. It
