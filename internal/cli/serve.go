@@ -51,6 +51,7 @@ answered. One line in hosts.allow opens a network, for UDP and TCP at once:
 			if c.Mapper.Forward, err = parseForward(forward); err != nil {
 				return err
 			}
+			c.StateRequired = cmd.Flags().Changed("state-dir")
 			if c.StateDir == "none" {
 				c.StateDir = ""
 			}

@@ -41,11 +41,12 @@ type Config struct {
 	AllowFile, DenyFile string         // hosts_access(5); both empty for no rules
 	Default             policy.Default // for clients that no rule matches
 
-	StateDir  string // registrations are kept here; empty keeps them in memory only
-	ImportDir string // rpcbind's warm start files; empty for none
-	MapFile   string // portmap's mapping file, read when there is no other state
-	LockFile  string // empty for none
-	User      string // to work as after start; empty picks one
+	StateDir      string // registrations are kept here; empty keeps them in memory only
+	StateRequired bool   // do not start without StateDir
+	ImportDir     string // rpcbind's warm start files; empty for none
+	MapFile       string // portmap's mapping file, read when there is no other state
+	LockFile      string // empty for none
+	User          string // to work as after start; empty picks one
 
 	Mapper         portmapper.Options
 	LogConnections bool
@@ -90,17 +91,20 @@ type daemon struct {
 	policy *policyfile.Watcher
 	reg    *registry.Registry
 	access *accessLog
+	hangup chan os.Signal
 }
 
 // Run serves until ctx is done or the process is told to stop by SIGTERM,
 // SIGINT or SIGQUIT, and returns when the last call is answered and everything
 // is saved. An error means that it did not start.
 func Run(ctx context.Context, c Config) error {
-	d := &daemon{Config: c, sink: openSink(c.Name, c.Background, c.Stderr)}
+	d := &daemon{Config: c, sink: openSink(c.Name, c.Background, c.Stderr), hangup: make(chan os.Signal, 1)}
 	d.log = newLogger(d.sink, c.Debug)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	defer stop()
 	signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
+	signal.Notify(d.hangup, syscall.SIGHUP)
+	defer signal.Stop(d.hangup)
 
 	if c.LockFile != "" {
 		l, err := takeLock(c.LockFile, d.log)
@@ -188,11 +192,17 @@ func (d *daemon) openState() error {
 	}
 	if d.StateDir != "" {
 		d.state, err = warmstart.Open(d.StateDir, warmstart.Options{UID: acc.uid, GID: acc.gid, ImportDir: d.ImportDir})
-		if err != nil {
-			return &HintError{fmt.Errorf("opening the state folder: %w", err),
-				"--state-dir DIR names another one; --state-dir none keeps registrations in memory only, and a restart loses them"}
+		switch {
+		case err == nil:
+			err = d.load()
+		case d.StateRequired:
+			err = &HintError{fmt.Errorf("opening the state folder: %w", err),
+				"--state-dir none keeps registrations in memory only, and a restart loses them"}
+		default:
+			d.log.Warn("registrations are kept in memory only, and a restart loses them: --state-dir names a folder that this user can write to", "err", err)
+			d.state, err = nil, nil
 		}
-		if err := d.load(); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -256,12 +266,9 @@ func (d *daemon) saveFirst(store registry.Store) error {
 }
 
 func (d *daemon) reloadOnHangup(ctx context.Context) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	for {
 		select {
-		case <-hangup:
+		case <-d.hangup:
 			d.policy.Reload(ctx)
 		case <-ctx.Done():
 			return

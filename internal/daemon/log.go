@@ -1,13 +1,11 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"log/syslog"
-	"os"
 	"strings"
 	"sync"
 
@@ -167,12 +165,3 @@ func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // WithGroup is there for the interface; nothing here logs groups.
 func (h *lineHandler) WithGroup(string) slog.Handler { return h }
-
-// processName returns what /proc calls a process, "" if it does not say.
-func processName(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSpace(b))
-}

@@ -40,7 +40,10 @@ func Listen(c Config) (*Sockets, error) {
 		}
 	}
 	for _, path := range c.Unix {
-		if err := s.listenUnix(path); err != nil {
+		err := s.listenUnix(path)
+		if forbidden(err) {
+			s.Skipped = append(s.Skipped, fmt.Sprintf("%s: %v", path, rootCause(err)))
+		} else if err != nil {
 			s.Close()
 			return nil, err
 		}
@@ -136,6 +139,12 @@ func (s *Sockets) listenIP(n rpcbind.NetID, c *Config) error {
 func absent(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) ||
 		errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// forbidden reports whether err means that there is no place for a socket that
+// this process may use: a container without root, a read-only root.
+func forbidden(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOENT)
 }
 
 // rootCause strips what the net package says around a system error.
