@@ -1,12 +1,14 @@
 package peers
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"rpcward/test/lab"
 )
@@ -89,8 +91,11 @@ func checkMountable(t *testing.T, n *lab.Net, dir string) {
 			t.Errorf("nfs-cat: %q", out)
 		}
 	}
+	// After the refusal over TCP showmount waits a minute for an answer over UDP.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
 	for _, server := range []string{lab.ServerWAN.String(), lab.ServerWAN6.String()} {
-		if out, err := n.Stranger.Run(t.Context(), "showmount", "-e", server); err == nil {
+		if out, err := n.Stranger.Run(ctx, "showmount", "-e", server); err == nil {
 			t.Errorf("the stranger has the list of exports:\n%s", out)
 		}
 	}
