@@ -143,31 +143,39 @@ func TestRunError(t *testing.T) {
 // Daemons that a command left behind end with the host.
 func TestHostEndsDaemons(t *testing.T) {
 	var ns string
+	var keep *os.File // so that no other host gets the name of the namespace
+	var err error
 	t.Run("host", func(t *testing.T) {
 		h := NewHost(t, "daemons")
 		h.MustRun("sh", "-c", "setsid sleep 600 >/dev/null 2>&1 </dev/null &")
 		ns = pidNamespace(h.pid())
+		if keep, err = os.Open(fmt.Sprintf("/proc/%d/ns/pid", h.pid())); err != nil {
+			t.Fatal(err)
+		}
 		if n := processesIn(ns); n != 2 {
 			t.Errorf("%d processes in the host, want the first one and the daemon", n)
 		}
 	})
+	defer keep.Close()
 	if n := processesIn(ns); n != 0 {
 		t.Errorf("%d processes outlived their host", n)
 	}
 }
 
+// pidNamespace returns the name of a process's pid namespace, "" if it has
+// ended. The name may be given to a new namespace once nobody has the old one.
 func pidNamespace(pid int) string {
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
-	if err != nil {
-		return "" // a process that has just ended
-	}
+	ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
 	return ns
 }
 
+// processesIn counts the processes of a pid namespace, without those that only
+// wait for their parent to ask how they ended: they have no program any more.
 func processesIn(ns string) (n int) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
-		if pid, _ := strconv.Atoi(filepath.Base(dir)); pidNamespace(pid) == ns {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if _, err := os.Readlink(dir + "/exe"); err == nil && pidNamespace(pid) == ns {
 			n++
 		}
 	}
