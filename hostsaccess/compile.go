@@ -94,6 +94,7 @@ func (c *compiler) named(k *candidate) bool {
 	k.gates.Terms = make([]Term[gate], len(r.Daemons.Terms))
 	mentioned, addressed := false, false
 	for i, t := range r.Daemons.Terms {
+		k.gates.Terms[i].Patterns = make([]gate, 0, len(t.Patterns))
 		for j := range t.Patterns {
 			g := c.gate(&t.Patterns[j])
 			k.gates.Terms[i].Patterns = append(k.gates.Terms[i].Patterns, g)

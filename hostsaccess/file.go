@@ -148,8 +148,8 @@ type Host struct {
 	Kind   HostKind
 	Prefix netip.Prefix // of a HostAddr, HostNetPrefix or HostNetwork; IPv4-mapped is IPv4
 	Zone   string       // scope of an IPv6 pattern, "" for any
-	Addr   netip.Addr   // of a HostMask: address&Mask is Addr
-	Mask   netip.Addr   // of a HostMask
+	Addr   [4]byte      // of a HostMask, IPv4: what address&Mask must be
+	Mask   [4]byte      // of a HostMask
 }
 
 // Client is one pattern of a client list: host or user@host.

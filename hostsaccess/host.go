@@ -182,7 +182,7 @@ func (p *parser) prefix(h *Host, a netip.Addr, bits int, write func(netip.Prefix
 
 // masked sets a network given by a mask, which may have holes.
 func (p *parser) masked(h *Host, a, mask netip.Addr) {
-	bits := uint32FromAddr(mask)
+	bits := uint32From4(mask.As4())
 	ones := 0
 	for bits<<ones>>31 == 1 && ones < 32 {
 		ones++
@@ -191,20 +191,23 @@ func (p *parser) masked(h *Host, a, mask netip.Addr) {
 		p.prefix(h, a, ones, func(n netip.Prefix) string { return n.Addr().String() + "/" + mask.String() })
 		return
 	}
-	if cut := uint32FromAddr(a) & bits; cut != uint32FromAddr(a) {
-		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set where the mask has none", fmt.Sprintf("write %v/%v", addrFromUint32(cut), mask))
+	cut := masked4(a.As4(), mask.As4())
+	if cut != a.As4() {
+		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set where the mask has none", fmt.Sprintf("write %v/%v", netip.AddrFrom4(cut), mask))
 		return
 	}
-	h.Kind, h.Addr, h.Mask = HostMask, a, mask
+	h.Kind, h.Addr, h.Mask = HostMask, cut, mask.As4()
 }
 
-func uint32FromAddr(a netip.Addr) uint32 {
-	b := a.As4()
+func masked4(a, mask [4]byte) [4]byte {
+	for i := range a {
+		a[i] &= mask[i]
+	}
+	return a
+}
+
+func uint32From4(b [4]byte) uint32 {
 	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-}
-
-func addrFromUint32(n uint32) netip.Addr {
-	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
 // bracketed reads [address] and [address]/bits for IPv6.
@@ -276,7 +279,7 @@ func (h *Host) match(addr netip.Addr) truth {
 	case h.Kind == HostAll:
 		return yes
 	case h.Kind == HostMask:
-		return truthOf(addr.Is4() && uint32FromAddr(addr)&uint32FromAddr(h.Mask) == uint32FromAddr(h.Addr))
+		return truthOf(addr.Is4() && masked4(addr.As4(), h.Mask) == h.Addr)
 	case !h.Kind.Numeric():
 		return maybe
 	case !h.Prefix.Contains(addr.WithZone("")):

@@ -322,13 +322,16 @@ func addressLength(s string) int {
 // list builds a list out of the words of a field.
 func list[P any](p *parser, f field, what string, pattern func(Token) P) List[P] {
 	l := List[P]{Terms: make([]Term[P], 1)}
+	patterns := make([]P, 0, len(f.words)) // of all terms, one behind the other
+	start := 0
 	for _, w := range f.words {
 		if strings.EqualFold(w.Text, "EXCEPT") {
 			l.Terms = append(l.Terms, Term[P]{Except: w})
+			start = len(patterns)
 			continue
 		}
-		last := &l.Terms[len(l.Terms)-1]
-		last.Patterns = append(last.Patterns, pattern(w))
+		patterns = append(patterns, pattern(w))
+		l.Terms[len(l.Terms)-1].Patterns = patterns[start:len(patterns):len(patterns)]
 	}
 	for i, t := range l.Terms {
 		if len(t.Patterns) > 0 || f.comment {

@@ -2,6 +2,7 @@ package hostsaccess
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -74,7 +75,7 @@ func dumpHost(h Host) string {
 		}
 		return s
 	case HostMask:
-		return fmt.Sprintf("%v&%v", h.Addr, h.Mask)
+		return fmt.Sprintf("%v&%v", netip.AddrFrom4(h.Addr), netip.AddrFrom4(h.Mask))
 	}
 	return fmt.Sprintf("<%v %s>", h.Kind, h.Text)
 }

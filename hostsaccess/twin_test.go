@@ -163,7 +163,7 @@ func (w *twin) host(h *Host, addr netip.Addr) chance {
 		}
 		return w.zone(h.Zone, addr.Zone())
 	case HostMask:
-		return certain(addr.Is4() && sameUnderMask(h.Addr.As4(), addr.As4(), h.Mask.As4()))
+		return certain(addr.Is4() && sameUnderMask(h.Addr, addr.As4(), h.Mask))
 	}
 	return w.doubt(h.Kind, h.Text)
 }

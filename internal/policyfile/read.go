@@ -10,8 +10,9 @@ import (
 )
 
 // maxSize is the largest file that is read. The largest published hosts.deny,
-// with 130,000 rules, has 4 MB; a file beyond this is no policy.
-const maxSize = 16 << 20
+// with 130,000 rules, has 4 MB. A file beyond this is no policy, and reading
+// takes some hundred times its size in memory.
+const maxSize = 8 << 20
 
 // readFile returns what the file holds; a file that does not exist is empty.
 // It never waits: a named pipe in the place of the file is an error.
