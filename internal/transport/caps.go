@@ -10,33 +10,60 @@ import (
 )
 
 // Caps on open stream connections. What the policy refuses has a small share
-// of its own, so that strangers never keep out those who are allowed; this
-// host's connections are bounded per user only.
+// of its own, so that strangers never keep out those who are allowed; those of
+// this host have theirs, so that a flood from outside does not keep services
+// from registering. The superuser of this host has no cap.
 const (
-	maxPerSource        = 512  // of one allowed IPv4 address, or IPv6 /64
-	maxPerRefusedSource = 64   // of a refused one
-	maxRefused          = 1024 // of all refused ones
-	maxPerUser          = 1024 // over unix sockets, of a user other than root
-	maxNetwork          = 64 << 10
-	sparedDescriptors   = 256 // kept for this host's connections and for files
-	sourcePrefix6       = 64  // bits of an IPv6 source that one customer may vary at will
+	maxNetwork    = 64 << 10 // of all allowed sources
+	maxPerSource  = 512      // of one allowed IPv4 address, or IPv6 /64
+	maxRefused    = 1024     // of all refused sources
+	maxPerRefused = 64       // of one refused address, or /64
+	maxLoopback   = 4096     // over the loopback interface, from ordinary ports
+	maxOrdinary   = 8192     // over unix sockets, of all users but root
+	maxPerUser    = 1024     // over unix sockets, of one user
+
+	sourcePrefix6     = 64   // bits of an IPv6 source that one customer may vary at will
+	firstOrdinaryPort = 1024 // IPPORT_RESERVED: lower ones are the superuser's to bind
 )
+
+// Descriptors that connections must leave: our sockets, the state folder, the
+// policy files and their watches, and one accepted connection for each listener
+// before it is counted. rpcward serve holds 24 of them when it is idle.
+const reservedDescriptors = 40
+
+// shares are the caps that depend on how many descriptors there are.
+type shares struct {
+	network, refused, loopback, ordinary int // of all
+	perSource, perRefused, perUser       int // of one
+}
+
+// sharesOf divides the descriptors of a process: together the shares leave some
+// for the superuser.
+func sharesOf(descriptors uint64) shares {
+	free := max(int(min(descriptors, 2*maxNetwork))-reservedDescriptors, 16)
+	return shares{
+		network: min(free/2, maxNetwork), perSource: min(free/4, maxPerSource),
+		refused: min(free/8, maxRefused), perRefused: min(free/16, maxPerRefused),
+		loopback: min(free/8, maxLoopback),
+		ordinary: min(free/8, maxOrdinary), perUser: min(free/16, maxPerUser),
+	}
+}
 
 // connectionCaps counts open connections.
 type connectionCaps struct {
+	max shares
+
 	mu      sync.Mutex
+	now     shares // of all; what is of one is in the maps
 	sources map[netip.Addr]int
 	users   map[uint32]int
-	network int // allowed ones from the network
-	refused int
-	max     int // for network
 }
 
 func newConnectionCaps() *connectionCaps {
-	c := &connectionCaps{sources: map[netip.Addr]int{}, users: map[uint32]int{}, max: maxNetwork}
+	c := &connectionCaps{max: sharesOf(maxNetwork), sources: map[netip.Addr]int{}, users: map[uint32]int{}}
 	var lim unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < maxNetwork {
-		c.max = max(int(lim.Cur)-sparedDescriptors-maxRefused, int(lim.Cur)/2)
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil {
+		c.max = sharesOf(lim.Cur)
 	}
 	return c
 }
@@ -51,52 +78,63 @@ func sourceOf(o *policy.Origin) netip.Addr {
 	return addr
 }
 
+// uncapped reports whether the kernel says that o is this host's superuser.
+func uncapped(o *policy.Origin) bool {
+	return o.Channel == policy.Unix && o.UID == 0 ||
+		o.Channel == policy.Loopback && o.Source.Port() < firstOrdinaryPort
+}
+
 // enter counts a connection and reports whether it may stay; one that may must
 // leave at its end, with the same arguments.
 func (c *connectionCaps) enter(o *policy.Origin, refused bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !uncapped(o) && !c.room(o, refused) {
+		return false
+	}
+	c.count(o, refused, 1)
+	return true
+}
+
+func (c *connectionCaps) room(o *policy.Origin, refused bool) bool {
 	switch {
 	case o.Channel == policy.Unix:
-		if o.UID != 0 && c.users[o.UID] >= maxPerUser {
-			return false
-		}
-		c.users[o.UID]++
-		return true
+		return c.now.ordinary < c.max.ordinary && c.users[o.UID] < c.max.perUser
 	case o.Channel == policy.Loopback:
-		return true
-	case refused && (c.refused >= maxRefused || c.sources[sourceOf(o)] >= maxPerRefusedSource):
-		return false
-	case !refused && (c.network >= c.max || c.sources[sourceOf(o)] >= maxPerSource):
-		return false
+		return c.now.loopback < c.max.loopback
+	case refused:
+		return c.now.refused < c.max.refused && c.sources[sourceOf(o)] < c.max.perRefused
+	default:
+		return c.now.network < c.max.network && c.sources[sourceOf(o)] < c.max.perSource
 	}
-	c.sources[sourceOf(o)]++
-	if refused {
-		c.refused++
-	} else {
-		c.network++
-	}
-	return true
 }
 
 func (c *connectionCaps) leave(o *policy.Origin, refused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch o.Channel {
-	case policy.Unix:
-		drop(c.users, o.UID)
-	case policy.Network:
-		drop(c.sources, sourceOf(o))
-		if refused {
-			c.refused--
-		} else {
-			c.network--
-		}
+	c.count(o, refused, -1)
+}
+
+func (c *connectionCaps) count(o *policy.Origin, refused bool, n int) {
+	switch {
+	case uncapped(o):
+	case o.Channel == policy.Unix:
+		c.now.ordinary += n
+		add(c.users, o.UID, n)
+	case o.Channel == policy.Loopback:
+		c.now.loopback += n
+	case refused:
+		c.now.refused += n
+		add(c.sources, sourceOf(o), n)
+	default:
+		c.now.network += n
+		add(c.sources, sourceOf(o), n)
 	}
 }
 
-func drop[K comparable](m map[K]int, k K) {
-	if m[k]--; m[k] <= 0 {
+// add adds n to a counter, and forgets one that is 0.
+func add[K comparable](m map[K]int, k K, n int) {
+	if m[k] += n; m[k] == 0 {
 		delete(m, k)
 	}
 }
