@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,8 @@ const (
 	maxUDP = 64 << 10
 	// controlSize holds the packet information of either family, ip(7) and ipv6(7).
 	controlSize = 64
+	// errorPause keeps a socket that only gives errors from taking a processor.
+	errorPause = time.Millisecond
 )
 
 // serve answers datagrams until the socket is closed. Everything it needs is
@@ -61,6 +64,7 @@ func (d *datagramSocket) serve(s *Server) {
 				return
 			}
 			s.counts.readErrors.Add(1)
+			time.Sleep(errorPause)
 			continue
 		}
 		d.stamp(&origin, from, control[:oobn])

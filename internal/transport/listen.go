@@ -227,6 +227,9 @@ func wantPacketInfo(fd int, is6, datagram bool) error {
 }
 
 func (s *Sockets) listenUnix(path string) error {
+	if path == "" {
+		return errors.New("a unix socket without a path")
+	}
 	if path[0] != '@' {
 		if err := removeStale(path); err != nil {
 			return err
@@ -259,7 +262,7 @@ func removeStale(path string) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("opening socket %s: %w", path, rootCause(err))
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
 		return fmt.Errorf("%s is in the way and is not a socket", path)
@@ -268,5 +271,8 @@ func removeStale(path string) error {
 		c.Close()
 		return &TakenError{NetID: rpcbind.Local, Path: path}
 	}
-	return os.Remove(path)
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("opening socket %s: %w", path, rootCause(err))
+	}
+	return nil
 }

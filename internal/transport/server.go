@@ -67,7 +67,8 @@ func (s *Server) Serve(ctx context.Context, socks *Sockets) {
 	s.forwarder.close()
 }
 
-// stop ends the taking of new calls; connections notice at their next read.
+// stop ends the taking of new calls. Connections that wait for one end now,
+// those in a call when it is answered.
 func (s *Server) stop(socks *Sockets) {
 	for _, l := range socks.streams {
 		l.listener.Close()
@@ -79,7 +80,9 @@ func (s *Server) stop(socks *Sockets) {
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
 	for c := range s.streams {
-		c.conn.SetReadDeadline(time.Now())
+		if !c.busy.Load() {
+			c.conn.SetReadDeadline(time.Now())
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,14 +29,14 @@ type streamSocket struct {
 
 func (l *streamSocket) netids() []rpcbind.NetID { return netids(l.netid, l.dual) }
 
-// Limits of stream connections. Those of this host have no deadline: the kernel
-// and services keep theirs open for as long as they run.
+// Limits of stream connections. Those of this host may be idle for ever: the
+// kernel and services keep theirs open for as long as they run.
 const (
 	maxRecord = 9000 // bytes of a call; libtirpc's servers take no longer one
 
 	idleTimeout    = 2 * time.Minute  // between calls of a client that the policy allows
 	refusedTimeout = 5 * time.Second  // between calls of one that it refuses
-	stallTimeout   = 10 * time.Second // from a call's first byte to its last, and for a reply
+	stallTimeout   = 10 * time.Second // from a call's first byte to its last, and for a peer to take its reply
 
 	maxPause = time.Second // between attempts to accept when out of descriptors
 )
@@ -124,7 +125,8 @@ type stream struct {
 	conn    net.Conn
 	worker  *portmapper.Worker
 	origin  policy.Origin
-	refused bool // when it was accepted
+	refused bool        // when it was accepted
+	busy    atomic.Bool // a call has begun and its reply is not out yet
 }
 
 // readAhead is how much of a connection's calls is read at once, in bytes; a
@@ -142,11 +144,11 @@ const keepBuffer = 64 << 10
 func (c *stream) serve() {
 	r := bufio.NewReaderSize(c.conn, readAhead)
 	for {
-		c.deadline(c.idle())
+		c.beginIdle()
 		if _, err := r.Peek(1); err != nil {
 			return
 		}
-		c.deadline(stallTimeout)
+		c.beginCall()
 		b := bufferPool.Get().(*buffers)
 		ok := c.serveCall(r, b)
 		if cap(b.out) <= keepBuffer {
@@ -158,7 +160,25 @@ func (c *stream) serve() {
 	}
 }
 
-// idle is how long this connection may wait for its next call; 0 is for ever.
+// beginIdle sets how long the connection may wait for its next call.
+func (c *stream) beginIdle() {
+	c.busy.Store(false)
+	c.setReadDeadline(c.idle())
+	// After busy is false: Server.stop looks at the two in the other order, so
+	// that one of us sees what the other did.
+	if c.server.stopping.Load() {
+		c.conn.SetReadDeadline(time.Now())
+	}
+}
+
+// beginCall sets how long the call that has begun may take. Our end does not
+// interrupt it.
+func (c *stream) beginCall() {
+	c.busy.Store(true)
+	c.setReadDeadline(stallTimeout)
+}
+
+// idle is how long a network client may wait with its next call.
 func (c *stream) idle() time.Duration {
 	if c.refused {
 		return refusedTimeout
@@ -166,14 +186,12 @@ func (c *stream) idle() time.Duration {
 	return idleTimeout
 }
 
-// deadline bounds what network clients may make us wait.
-func (c *stream) deadline(d time.Duration) {
-	if c.origin.Channel != policy.Network {
-		return
-	}
-	c.conn.SetDeadline(time.Now().Add(d))
-	if c.server.stopping.Load() {
-		c.conn.SetReadDeadline(time.Now())
+// setReadDeadline bounds what network clients may make us wait.
+func (c *stream) setReadDeadline(d time.Duration) {
+	if c.origin.Channel == policy.Network {
+		c.conn.SetReadDeadline(time.Now().Add(d))
+	} else {
+		c.conn.SetReadDeadline(time.Time{})
 	}
 }
 
@@ -187,6 +205,8 @@ func (c *stream) serveCall(r *bufio.Reader, b *buffers) bool {
 	b.out = reply[:0]
 	switch outcome {
 	case portmapper.Reply:
+		// A peer that takes no reply holds memory, whoever it is.
+		c.conn.SetWriteDeadline(time.Now().Add(stallTimeout))
 		_, err = c.conn.Write(oncrpc.EndRecord(reply, 0))
 		return err == nil
 	case portmapper.HangUp:
