@@ -222,7 +222,7 @@ func (p *parser) bracketed(h *Host) {
 		p.error(BadPattern, h.Pos, quote(after)+` behind "]"`, "write [2001:db8::1] or [2001:db8::]/32")
 		return
 	}
-	a, err := netip.ParseAddr(inner)
+	a, err := parseAddr(inner)
 	if err != nil || a.Is4() {
 		p.badBracketed(h, inner, after)
 		return
@@ -237,6 +237,16 @@ func (p *parser) bracketed(h *Host) {
 	p.checkIPv6(h)
 }
 
+// parseAddr is netip.ParseAddr for scopes that an interface can have; netip
+// takes any bytes for one.
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err == nil && strings.ContainsFunc(a.Zone(), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return netip.Addr{}, fmt.Errorf("scope %q is no interface", a.Zone())
+	}
+	return a, err
+}
+
 // bracket writes an IPv6 network as these files do.
 func bracket(n netip.Prefix, zone string) string {
 	return fmt.Sprintf("[%v]/%d", n.Addr().WithZone(zone), n.Bits())
@@ -246,7 +256,7 @@ func bracket(n netip.Prefix, zone string) string {
 func (p *parser) badBracketed(h *Host, inner, after string) {
 	hint := "write [2001:db8::1] or [2001:db8::]/32"
 	address, length, _ := strings.Cut(inner, "/")
-	a, err := netip.ParseAddr(address)
+	a, err := parseAddr(address)
 	switch {
 	case err != nil:
 	case a.Is4():

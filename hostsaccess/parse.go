@@ -1,9 +1,6 @@
 package hostsaccess
 
-import (
-	"net/netip"
-	"strings"
-)
+import "strings"
 
 // Parse reads a file. It never fails as a whole: what cannot be read right is
 // in Diagnostics, and its rule is Broken.
@@ -310,7 +307,7 @@ func addressLength(s string) int {
 	for range 2 {
 		address, _, _ := strings.Cut(word, "/")
 		if len(address) < 128 && strings.Count(address, ":") >= 2 {
-			if a, err := netip.ParseAddr(address); err == nil && a.Is6() {
+			if a, err := parseAddr(address); err == nil && a.Is6() {
 				return len(word)
 			}
 		}

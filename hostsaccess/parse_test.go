@@ -184,6 +184,7 @@ func TestParseFindings(t *testing.T) {
 		{"bare IPv6 network", "a: 2001:db8::/32\n", []string{"1:4 error unbracketed-ipv6: write [2001:db8::]/32"}},
 		{"bare IPv6 loopback", "a: ::1\n", []string{"1:4 error unbracketed-ipv6: write [::1]"}},
 		{"bare IPv6 of ours", "a@::1: ALL\n", []string{"1:3 error unbracketed-ipv6: write [::1]"}},
+		{"scope of no interface", "a: [fe80::1%\x1b]\n", []string{"1:4 error bad-address: write [2001:db8::1] or [2001:db8::]/32"}},
 		{"unbalanced", "a: [::1\n", []string{"1:4 error unbalanced-bracket: IPv6 addresses are written [2001:db8::1]"}},
 		{"brackets twice", "a: [[::1]]\n", []string{"1:4 error unbalanced-bracket: IPv6 addresses are written [2001:db8::1]"}},
 		{"bracket and blanks", "a: [ ::1 ]\n", []string{
