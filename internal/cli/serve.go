@@ -84,7 +84,7 @@ answered. One line in hosts.allow opens a network, for UDP and TCP at once:
 
 // serveOrFallBack serves the host, or if that can't be, something to look at.
 func serveOrFallBack(ctx context.Context, c daemon.Config) error {
-	c.Ready = func(string) {
+	c.Ready = func() {
 		fmt.Fprintln(c.Stderr, "next, in another terminal:  rpcinfo -p 127.0.0.1    (Ctrl-C ends this one)")
 	}
 	err := daemon.Run(ctx, c)
@@ -95,7 +95,7 @@ func serveOrFallBack(ctx context.Context, c daemon.Config) error {
 	c.Port, c.LoopbackOnly, c.Unix = daemon.FallbackPort, true, nil
 	c.AllowFile, c.DenyFile, c.StateDir, c.ImportDir, c.LockFile = "", "", "", "", ""
 	c.Mapper.InsecureLocal = true
-	c.Ready = func(string) {
+	c.Ready = func() {
 		fmt.Fprintf(c.Stderr, "next, in another terminal:  rpcinfo -a 127.0.0.1.%d.%d -T udp 100000    (Ctrl-C ends this one)\n", daemon.FallbackPort>>8, daemon.FallbackPort&0xff)
 	}
 	return daemon.Run(ctx, c)
@@ -337,7 +337,7 @@ func runDetached(c daemon.Config) error {
 	ready := os.NewFile(readyFD, "ready")
 	syscall.CloseOnExec(readyFD)
 	c.Background = true
-	c.Ready = func(string) {
+	c.Ready = func() {
 		ready.Write([]byte{1})
 		ready.Close()
 		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"log/syslog"
 	"strconv"
 	"sync/atomic"
@@ -21,10 +20,16 @@ import (
 // portmapper.Observer.
 type accessLog struct {
 	sink    sink
-	log     *slog.Logger
 	all     bool // log allowed calls too (rpcbind -l)
+	lines   chan logLine
 	refused lineLimit
 	allowed lineLimit
+}
+
+// logLine is a line on its way to the sink.
+type logLine struct {
+	priority syslog.Priority
+	text     string
 }
 
 // Lines a second of each kind.
@@ -33,9 +38,12 @@ const (
 	allowedLines = 200
 )
 
-func newAccessLog(s sink, log *slog.Logger, all bool) *accessLog {
+// lineQueue is how many lines may wait for a sink that is slow.
+const lineQueue = 256
+
+func newAccessLog(s sink, all bool) *accessLog {
 	return &accessLog{
-		sink: s, log: log, all: all,
+		sink: s, all: all, lines: make(chan logLine, lineQueue),
 		refused: lineLimit{perSecond: refusedLines},
 		allowed: lineLimit{perSecond: allowedLines},
 	}
@@ -64,27 +72,55 @@ func (l *lineLimit) allow(now time.Time) bool {
 // summaryInterval is how often suppressed lines are summed up.
 const summaryInterval = 10 * time.Second
 
-// run sums up suppressed lines until ctx is done.
+// run writes the lines, and sums up those suppressed, until ctx is done. No
+// call waits for it: whoever reads the log may have stopped to.
 func (a *accessLog) run(ctx context.Context) {
 	t := time.NewTicker(summaryInterval)
 	defer t.Stop()
 	for {
 		select {
+		case l := <-a.lines:
+			a.sink.write(l.priority, l.text)
 		case <-t.C:
 			a.summarize()
 		case <-ctx.Done():
+			a.flush()
 			a.summarize()
 			return
 		}
 	}
 }
 
+// flush writes what is waiting.
+func (a *accessLog) flush() {
+	for {
+		select {
+		case l := <-a.lines:
+			a.sink.write(l.priority, l.text)
+		default:
+			return
+		}
+	}
+}
+
+// put hands a line to run, within the limit of its kind.
+func (a *accessLog) put(limit *lineLimit, p syslog.Priority, text func() string) {
+	if !limit.allow(time.Now()) {
+		return
+	}
+	select {
+	case a.lines <- logLine{p, text()}:
+	default:
+		limit.suppressed.Add(1)
+	}
+}
+
 func (a *accessLog) summarize() {
 	if n := a.refused.suppressed.Swap(0); n > 0 {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, fmt.Sprintf("%d more suppressed: requests from unauthorized hosts", n))
+		a.sink.write(authWarning, fmt.Sprintf("%d more suppressed: requests from unauthorized hosts", n))
 	}
 	if n := a.allowed.suppressed.Swap(0); n > 0 {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, fmt.Sprintf("%d more suppressed: connects", n))
+		a.sink.write(authInfo, fmt.Sprintf("%d more suppressed: connects", n))
 	}
 }
 
@@ -127,32 +163,40 @@ func subject(c *oncrpc.Call) uint32 {
 	return 0
 }
 
+// Priorities of rpcbind's lines.
+const (
+	authWarning = syslog.LOG_AUTH | syslog.LOG_WARNING
+	authInfo    = syslog.LOG_AUTH | syslog.LOG_INFO
+)
+
 func (a *accessLog) Refused(o *policy.Origin, c *oncrpc.Call, _ policy.Decision) {
-	if a.refused.allow(time.Now()) {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, line(o, c.Procedure, subject(c), ": request from unauthorized host"))
-	}
+	a.put(&a.refused, authWarning, func() string {
+		return line(o, c.Procedure, subject(c), ": request from unauthorized host")
+	})
 }
 
 func (a *accessLog) Declined(o *policy.Origin, c *oncrpc.Call) {
-	if a.all && a.allowed.allow(time.Now()) {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, line(o, c.Procedure, subject(c), " declined (non-loopback sender)"))
+	if a.all {
+		a.put(&a.allowed, authInfo, func() string {
+			return line(o, c.Procedure, subject(c), " declined (non-loopback sender)")
+		})
 	}
 }
 
 func (a *accessLog) IndirectDenied(o *policy.Origin, target *rpcbind.RemoteCall) {
-	if a.refused.allow(time.Now()) {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_WARNING, line(o, target.Procedure, target.Program, ": indirect call not allowed"))
-	}
+	a.put(&a.refused, authWarning, func() string {
+		return line(o, target.Procedure, target.Program, ": indirect call not allowed")
+	})
 }
 
 func (a *accessLog) Answered(o *policy.Origin, c *oncrpc.Call) {
-	if a.all && o.Channel != policy.Unix && a.allowed.allow(time.Now()) {
-		a.sink.write(syslog.LOG_AUTH|syslog.LOG_INFO, line(o, c.Procedure, subject(c), ""))
+	if a.all && o.Channel != policy.Unix {
+		a.put(&a.allowed, authInfo, func() string { return line(o, c.Procedure, subject(c), "") })
 	}
 }
 
 func (a *accessLog) NotSaved(err error) {
-	if a.refused.allow(time.Now()) {
-		a.log.Error("a registration was refused since it can't be saved", "err", err)
-	}
+	a.put(&a.refused, syslog.LOG_DAEMON|syslog.LOG_ERR, func() string {
+		return fmt.Sprintf("a change was refused since it can't be saved: %v", err)
+	})
 }

@@ -54,7 +54,7 @@ type Config struct {
 	Background     bool // log to syslog
 
 	Stderr io.Writer
-	Ready  func(summary string) // called when calls are answered; may be nil
+	Ready  func() // called when calls are answered; may be nil
 }
 
 // Paths that port mappers and their clients agree on.
@@ -245,7 +245,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer cancel()
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
-	d.access = newAccessLog(d.sink, d.log, d.LogConnections)
+	d.access = newAccessLog(d.sink, d.LogConnections)
 	workers.Go(func() { d.access.run(ctx) })
 
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
@@ -276,15 +276,14 @@ func (d *daemon) reloadOnHangup(ctx context.Context) {
 	}
 }
 
-// announce says in plain words what is served and for whom, once calls that
-// come in now will be answered.
+// announce says in plain words what is served, once calls that come in now will
+// be answered. For whom was said when the policy was read.
 func (d *daemon) announce() {
-	summary := fmt.Sprintf("serving %s; answering %s",
-		d.socks.Describe(), d.policy.Current().Summary())
-	d.log.Info(summary)
-	sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+summary)
+	serving := "serving " + d.socks.Describe()
+	d.log.Info(serving)
+	sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+serving+"; answering "+d.policy.Current().Summary())
 	if d.Ready != nil {
-		d.Ready(summary)
+		d.Ready()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,12 +54,22 @@ func lookUpUser(name string) (account, error) {
 	return account{name, uid, gid}, errors.Join(err1, err2)
 }
 
-// assume gives up root for good: all groups, the user, and with it every
-// capability. It does nothing without root's rights.
+// assume gives up, for good, root and every capability: also an ordinary user
+// may have been given one to bind the port. It does nothing if root is to stay.
 func (a account) assume() error {
-	if os.Geteuid() != 0 || a.uid == 0 {
+	if a.uid == 0 {
 		return nil
 	}
+	if os.Geteuid() == 0 {
+		if err := a.become(); err != nil {
+			return err
+		}
+	}
+	return dropCapabilities()
+}
+
+// become changes to the account's user and group, and leaves all other groups.
+func (a account) become() error {
 	if err := syscall.Setgroups(nil); err != nil {
 		return fmt.Errorf("giving up groups: %w", err)
 	}
@@ -70,6 +81,23 @@ func (a account) assume() error {
 	}
 	if syscall.Setuid(0) == nil {
 		return errors.New("giving up root did not work")
+	}
+	return nil
+}
+
+// dropCapabilities empties the capability sets of all threads, capset(2), and
+// keeps programs from being started with more rights than ours, PR_SET_NO_NEW_PRIVS.
+func dropCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	_, _, err := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])), 0)
+	if err == 0 {
+		_, _, err = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
+	}
+	// Go can't reach all threads of a program that is linked with C, as ours is
+	// in tests only. setuid(2) has taken root's capabilities from that one, too.
+	if err != 0 && err != unix.ENOTSUP {
+		return fmt.Errorf("giving up capabilities: %w", err)
 	}
 	return nil
 }
