@@ -13,6 +13,9 @@ type option struct {
 	arg  string // "" for options that take none
 }
 
+// mistake is the name under which getopt returns what is no option.
+const mistake = "?"
+
 // optionError is an option that the program does not have, or one whose
 // argument is missing. Its words are those of glibc's getopt(3), which print
 // after the program's name and a colon.
@@ -35,8 +38,9 @@ func (e *optionError) Error() string {
 // name, says that it takes an argument. Long names are ours; a word that is
 // none of them gets the message that a program without long options prints.
 //
-// At the first mistake it returns what it has read so far and an *optionError,
-// so that a caller can act on the options before it, as a getopt loop does.
+// A mistake is among the options in its place, with the name "?" and an
+// *optionError's text as argument, so that a caller can print it there and go
+// on, as a getopt loop does. err is the first mistake.
 func getopt(short string, long []string, args []string) (opts []option, operands []string, err error) {
 	short, inOrder := strings.CutPrefix(short, "+")
 	inOrder = inOrder || os.Getenv("POSIXLY_CORRECT") != ""
@@ -44,26 +48,27 @@ func getopt(short string, long []string, args []string) (opts []option, operands
 		word := args[0]
 		switch {
 		case word == "--":
-			return opts, append(operands, args[1:]...), nil
+			return opts, append(operands, args[1:]...), err
 		case len(word) < 2 || word[0] != '-':
 			if inOrder {
-				return opts, append(operands, args...), nil
+				return opts, append(operands, args...), err
 			}
 			operands, args = append(operands, word), args[1:]
 			continue
 		}
 		var read []option
+		var wrong error
 		if isLong(long, word) {
-			read, args, err = longOption(long, args)
+			read, args, wrong = longOption(long, args)
 		} else {
-			read, args, err = bundle(short, args)
+			read, args, wrong = bundle(short, args)
 		}
 		opts = append(opts, read...)
-		if err != nil {
-			return opts, operands, err
+		if err == nil {
+			err = wrong
 		}
 	}
-	return opts, operands, nil
+	return opts, operands, err
 }
 
 // isLong reports whether word is one of the long options, which are given in
@@ -84,7 +89,8 @@ func longOption(long []string, args []string) ([]option, []string, error) {
 	switch {
 	case hasValue || !slices.Contains(long, name+":"):
 	case len(args) == 0:
-		return nil, nil, &optionError{option: name, needsValue: true}
+		wrong := &optionError{option: name, needsValue: true}
+		return []option{{mistake, wrong.Error()}}, nil, wrong
 	default:
 		value, args = args[0], args[1:]
 	}
@@ -92,24 +98,30 @@ func longOption(long []string, args []string) ([]option, []string, error) {
 }
 
 // bundle reads the letters of the first word of args and the argument of the
-// last of them.
+// last of them. A letter that is no option does not end it.
 func bundle(short string, args []string) (opts []option, rest []string, err error) {
 	word, rest := args[0], args[1:]
+	wrong := func(e *optionError) {
+		opts = append(opts, option{mistake, e.Error()})
+		if err == nil {
+			err = e
+		}
+	}
 	for i := 1; i < len(word); i++ {
 		letter := word[i : i+1]
 		at := strings.Index(short, letter)
 		switch {
 		case at < 0 || letter == ":":
-			return opts, rest, &optionError{option: letter}
+			wrong(&optionError{option: letter})
 		case !strings.HasPrefix(short[at+1:], ":"):
 			opts = append(opts, option{name: letter})
 		case i+1 < len(word):
-			return append(opts, option{letter, word[i+1:]}), rest, nil
+			return append(opts, option{letter, word[i+1:]}), rest, err
 		case len(rest) == 0:
-			return opts, rest, &optionError{option: letter, needsValue: true}
+			wrong(&optionError{option: letter, needsValue: true})
 		default:
-			return append(opts, option{letter, rest[0]}), rest[1:], nil
+			return append(opts, option{letter, rest[0]}), rest[1:], err
 		}
 	}
-	return opts, rest, nil
+	return opts, rest, err
 }

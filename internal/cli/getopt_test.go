@@ -23,13 +23,14 @@ func TestGetopt(t *testing.T) {
 		{name: "in order", short: "+a", args: []string{"-a", "x", "-a"}, want: []option{{"a", ""}}, operands: []string{"x", "-a"}},
 		{name: "end of options", short: "a", args: []string{"x", "--", "-a"}, operands: []string{"x", "-a"}},
 		{name: "a dash is an operand", short: "a", args: []string{"-", ""}, operands: []string{"-", ""}},
-		{name: "unknown, after a good one", short: "a", args: []string{"-ax"}, want: []option{{"a", ""}}, err: "invalid option -- 'x'"},
-		{name: "colon is no letter", short: "a:", args: []string{"-:"}, err: "invalid option -- ':'"},
-		{name: "argument missing", short: "ab:", args: []string{"-ab"}, want: []option{{"a", ""}}, err: "option requires an argument -- 'b'"},
-		{name: "unknown long", short: "a", args: []string{"--jso"}, err: "invalid option -- '-'"},
+		{name: "unknown, after a good one", short: "a", args: []string{"-ax"}, want: []option{{"a", ""}, {"?", "invalid option -- 'x'"}}, err: "invalid option -- 'x'"},
+		{name: "goes on after a mistake", short: "ab:", args: []string{"-xa", "h", "-y", "-b", "1"}, want: []option{{"?", "invalid option -- 'x'"}, {"a", ""}, {"?", "invalid option -- 'y'"}, {"b", "1"}}, operands: []string{"h"}, err: "invalid option -- 'x'"},
+		{name: "colon is no letter", short: "a:", args: []string{"-:"}, want: []option{{"?", "invalid option -- ':'"}}, err: "invalid option -- ':'"},
+		{name: "argument missing", short: "ab:", args: []string{"-ab"}, want: []option{{"a", ""}, {"?", "option requires an argument -- 'b'"}}, err: "option requires an argument -- 'b'"},
+		{name: "unknown long", short: "s", args: []string{"--s"}, want: []option{{"?", "invalid option -- '-'"}, {"s", ""}}, err: "invalid option -- '-'"},
 		{name: "long", short: "a", args: []string{"--json", "--timeout=3", "--timeout", "4"}, want: []option{{"json", ""}, {"timeout", "3"}, {"timeout", "4"}}},
-		{name: "long without its argument", short: "a", args: []string{"--timeout"}, err: "option requires an argument -- 'timeout'"},
-		{name: "long with an argument it does not take", short: "a", args: []string{"--json=1"}, err: "invalid option -- '-'"},
+		{name: "long without its argument", short: "a", args: []string{"--timeout"}, want: []option{{"?", "option requires an argument -- 'timeout'"}}, err: "option requires an argument -- 'timeout'"},
+		{name: "long with an argument it does not take", short: "json=1", args: []string{"--json=1"}, want: []option{{"?", "invalid option -- '-'"}, {"j", ""}, {"s", ""}, {"o", ""}, {"n", ""}, {"=", ""}, {"1", ""}}, err: "invalid option -- '-'"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
