@@ -138,7 +138,10 @@ func (d *daemon) openSockets() error {
 	var taken *transport.TakenError
 	switch {
 	case errors.As(err, &taken):
-		return fmt.Errorf("%w%s", err, holder(taken))
+		if taken.Path == "" {
+			taken.By, _ = sockdiag.Holder(taken.NetID, taken.Addr.Port())
+		}
+		return taken
 	case errors.Is(err, syscall.EACCES):
 		return &HintError{err, fmt.Sprintf("ports below 1024 need root or CAP_NET_BIND_SERVICE; --port %d does not", FallbackPort)}
 	case err != nil:
@@ -161,18 +164,6 @@ type HintError struct {
 
 func (e *HintError) Error() string { return e.Err.Error() }
 func (e *HintError) Unwrap() error { return e.Err }
-
-// holder says which process holds a taken address.
-func holder(t *transport.TakenError) string {
-	if t.Path != "" {
-		return ""
-	}
-	h, ok := sockdiag.Holder(t.NetID, t.Addr.Port())
-	if !ok {
-		return ""
-	}
-	return fmt.Sprintf(": by %s", h)
-}
 
 func interfaceIndexes() []int {
 	ifis, _ := net.Interfaces() // none: no broadcasts over IPv6

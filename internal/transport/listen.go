@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,13 +21,15 @@ type TakenError struct {
 	NetID rpcbind.NetID
 	Addr  netip.AddrPort // of IP transports
 	Path  string         // of unix sockets
+	By    string         // who holds it, as far as is known
 }
 
 func (e *TakenError) Error() string {
+	by := cmp.Or(e.By, "another process")
 	if e.Path != "" {
-		return "socket " + e.Path + " is in use by another process"
+		return fmt.Sprintf("socket %s is in use by %s", e.Path, by)
 	}
-	return fmt.Sprintf("%s port %d is in use by another process", e.NetID.Transport().Protocol, e.Addr.Port())
+	return fmt.Sprintf("%s port %d is in use by %s", e.NetID.Transport().Protocol, e.Addr.Port(), by)
 }
 
 // Listen opens the sockets of c. What the host does not have (IPv6, say) is
