@@ -180,6 +180,10 @@ func lookup(ctx context.Context, netid rpcbind.NetID, host string) (netip.Addr, 
 		family = "ip6"
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	var none *net.AddrError
+	if errors.As(err, &none) { // it has addresses of the other family only
+		err = &net.DNSError{Err: none.Err, Name: host, IsNotFound: true}
+	}
 	if err != nil {
 		return netip.Addr{}, err
 	}
