@@ -430,7 +430,8 @@ func ownMapper(ctx context.Context) (*client.Client, error) {
 		return c, nil
 	}
 	for _, try := range [][2]string{{"tcp", "127.0.0.1"}, {"tcp6", "::1"}} {
-		if c, err := (client.Dialer{ReservedPort: true}).Dial(ctx, try[0], try[1]); err == nil {
+		c, err = client.Dialer{ReservedPort: true}.Dial(ctx, try[0], try[1])
+		if err == nil {
 			return c, nil
 		}
 	}
