@@ -198,6 +198,10 @@ func checkTime(t *testing.T, h *lab.Host, program string) {
 	}
 }
 
+// freePortAnswer is what a caller over loopback IP gets whose port anybody could
+// have: docs/differences.md, privileged-port.
+var freePortAnswer = map[string]string{"rpcbind": "1", "rpcward": "0"}
+
 // Libraries that register over loopback IP: version 2 over UDP from a reserved
 // port, versions 2 and 3 over TCP with AUTH_SYS. The port tells root.
 func TestLoopbackRegistration(t *testing.T) {
@@ -211,6 +215,7 @@ func TestLoopbackRegistration(t *testing.T) {
 			{0, "set 200301 1 6 7101", "1"},
 			{0, "unset 200301 1", "1"},
 			{0, "set 200302 1 6 7102", "1"},
+			{ordinary, "set 200303 1 6 7103", freePortAnswer[pm.Name]},
 		})
 		play(t, n.Server, compile(t, "nfsset", "libnfs"), []step{
 			{0, "2 200400 1 6 7200", "1"},
@@ -228,6 +233,32 @@ func TestLoopbackRegistration(t *testing.T) {
 			if !strings.Contains(strings.Join(list, "\n")+"\n", want+"\n") {
 				t.Errorf("no %q in\n%s", want, strings.Join(list, "\n"))
 			}
+		}
+	})
+}
+
+// A container that shares the host's network but not its /run registers by
+// libtirpc's last resort, over TCP to a loopback address.
+func TestRegistrationWithoutSocket(t *testing.T) {
+	t.Parallel()
+	lab.NeedCommand(t, "unshare", "rpcinfo")
+	onEach(t, func(t *testing.T, pm lab.PortMapper) {
+		n, _ := serve(t, pm)
+		program := compile(t, "rpcb", "libtirpc")
+		for _, s := range []step{
+			{0, "unset 200210 1", "1"},
+			{0, "set 200210 1 udp 0.0.0.0.27.98", "1"},
+			{0, "set 200210 1 tcp6 ::.27.99", "1"},
+			{0, "unset 200210 1 udp", "1"},
+		} {
+			args := append([]string{"-m", "sh", "-c", `mount -t tmpfs tmpfs /run && exec "$0" "$@"`, program}, strings.Fields(s.args)...)
+			if out := n.Server.MustRun("unshare", args...); out != s.want+"\n" {
+				t.Errorf("rpcb %s: %q, want %q", s.args, out, s.want)
+			}
+		}
+		list := strings.Join(registrations(t, n.Server), "\n")
+		if want := "200210 1 tcp6 - superuser"; !strings.Contains(list, want) {
+			t.Errorf("no %q in\n%s", want, list)
 		}
 	})
 }

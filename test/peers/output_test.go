@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,11 +24,16 @@ type site struct {
 
 func newSite(t *testing.T, pm lab.PortMapper) site {
 	t.Helper()
-	n, _ := serve(t, pm)
+	n, p := serve(t, pm)
 	n.Server.Start("rpc.rquotad", "-F", "-p", "875")
 	waitRegistered(t, n.Server, "100011", "1,2", allIP)
 	n.Server.Start("rpc.statd", "--no-notify", "-F", "-p", "662")
 	waitRegistered(t, n.Server, "100024", "1", allIP)
+	// How often we asked is in the statistics. A new start begins them again.
+	if err := p.Stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	lab.StartPortMapper(t, n.Server, pm, "-w")
 	return site{pm, n}
 }
 

@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,32 +15,6 @@ import (
 	"rpcward/rpcbind"
 	"rpcward/test/lab"
 )
-
-// nothing is a program that nobody registers.
-const nothing = 200999
-
-// erroneous are calls that are well-formed, and answered by each of the
-// RPC errors. RFC 5531, Section 9.
-var erroneous = []oncrpc.Call{
-	{Program: nothing, Version: 1},                                                                // PROG_UNAVAIL
-	{Program: rpcbind.Program, Version: 1},                                                        // PROG_MISMATCH
-	{Program: rpcbind.Program, Version: 5},                                                        // PROG_MISMATCH
-	{Program: rpcbind.Program, Version: 2, Procedure: 6},                                          // PROC_UNAVAIL
-	{Program: rpcbind.Program, Version: 4, Procedure: 99},                                         // PROC_UNAVAIL
-	{Program: rpcbind.Program, Version: 3, Procedure: 3},                                          // GARBAGE_ARGS: it has none
-	{Program: rpcbind.Program, Version: 2, Cred: oncrpc.OpaqueAuth{Flavor: 99}},                   // AUTH_REJECTEDCRED
-	{Program: rpcbind.Program, Version: 2, Cred: oncrpc.OpaqueAuth{Flavor: oncrpc.AuthSys}},       // AUTH_BADCRED
-	{Program: rpcbind.Program, Version: 2, Procedure: 1, Args: validArgs(2, 1, "udp")},            // AUTH_TOOWEAK: not a local call
-	{Program: rpcbind.Program, Version: 4, Procedure: 3, Args: lookUpArgs(nothing, 1)},            // nothing found
-	{Program: rpcbind.Program, Version: 4, Procedure: 11, Args: lookUpArgs(nothing, 1)},           // nothing found
-	{Program: rpcbind.Program, Version: 4, Procedure: 11, Args: lookUpArgs(rpcbind.Program, 4)},   // two transports
-	{Program: rpcbind.Program, Version: 4, Procedure: 9, Args: lookUpArgs(rpcbind.Program, 3)},    // one
-	{Program: rpcbind.Program, Version: 3, Procedure: 3, Args: lookUpArgs(rpcbind.Program, 1000)}, // another version's
-}
-
-func lookUpArgs(program, version uint32) []byte {
-	return rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: program, Version: version})
-}
 
 // A packet analyser that knows the protocol finds no fault with any reply:
 // every procedure of every version and every error, over UDP and TCP.
@@ -62,12 +37,12 @@ func TestWiresharkFindsNoFault(t *testing.T) {
 		}
 		for _, addr := range []netip.Addr{lab.ServerIP, lab.ServerIP6} {
 			for _, network := range []string{"tcp", "udp"} {
-				answered += converse(t, n.Inside, netip.AddrPort{}, network, addr)
+				answered += converse(t, n.Inside, network, addr)
 			}
 		}
 		// SET and UNSET are for callers on the host, from a reserved port.
 		for _, network := range []string{"tcp", "udp"} {
-			answered += converse(t, n.Server, netip.MustParseAddrPort("127.0.0.1:700"), network, netip.MustParseAddr("127.0.0.1"))
+			answered += converse(t, n.Server, network, localhost)
 		}
 
 		lab.Eventually(t, "capture of all replies", func() error { return atLeast(t, capture, answered) })
@@ -81,32 +56,21 @@ func TestWiresharkFindsNoFault(t *testing.T) {
 	})
 }
 
+// localhost is an address that only callers on the host itself have.
+var localhost = netip.MustParseAddr("127.0.0.1")
+
 // converse makes all calls over one network, one after the other, and returns
 // how many were answered. Those that are not may not be: forwarded calls.
-func converse(t *testing.T, from *lab.Host, local netip.AddrPort, network string, addr netip.Addr) (answered int) {
+func converse(t *testing.T, from *lab.Host, network string, addr netip.Addr) (answered int) {
 	t.Helper()
-	calls := append([]oncrpc.Call(nil), erroneous...)
-	for version, n := range procedures {
-		for proc := range n {
-			calls = append(calls, oncrpc.Call{Program: rpcbind.Program, Version: version, Procedure: proc, Args: validArgs(version, proc, network)})
-		}
-	}
-	calls = append(calls, serviceCalls(1), serviceCalls(2))
-	server := net.JoinHostPort(addr.String(), "111")
+	calls := append(allCalls(network), serviceCall(procSet), serviceCall(procUnset))
 	for _, call := range calls {
-		dial := func() (net.Conn, error) { return from.Dial(network, server) }
-		if local.IsValid() {
-			dial = func() (net.Conn, error) { return from.DialFrom(network, local, server) }
-		}
-		conn, err := dial()
+		conn, err := dialReserved(from, network, addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := lab.Call(conn, call, 100*time.Millisecond); err == nil {
 			answered++
-		}
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			tcp.SetLinger(0) // so that the port can be used again at once
 		}
 		conn.Close()
 	}
@@ -116,8 +80,24 @@ func converse(t *testing.T, from *lab.Host, local netip.AddrPort, network string
 	return answered
 }
 
-// serviceCalls is SET (1) or UNSET (2) of a service.
-func serviceCalls(proc uint32) oncrpc.Call {
+// dialReserved connects to the port mapper at addr, over loopback from a free
+// port that only root can have.
+func dialReserved(from *lab.Host, network string, addr netip.Addr) (conn net.Conn, err error) {
+	server := netip.AddrPortFrom(addr, rpcbind.Port).String()
+	if addr != localhost {
+		return from.Dial(network, server)
+	}
+	for port := uint16(1023); port >= 512; port-- {
+		conn, err = from.DialFrom(network, netip.AddrPortFrom(localhost, port), server)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return conn, err
+}
+
+// serviceCall is SET or UNSET of a service.
+func serviceCall(proc uint32) oncrpc.Call {
 	m := rpcbind.RPCB[string]{Program: 200500, Version: 1, NetID: "tcp", Addr: "0.0.0.0.30.1"}
 	return oncrpc.Call{Program: rpcbind.Program, Version: 3, Procedure: proc, Args: rpcbind.AppendRPCB(nil, &m)}
 }
