@@ -258,3 +258,12 @@ func TestOpenTo(t *testing.T) {
 		})
 	}
 }
+
+// The built program is both: rpcbind by one name, the toolbox by the other.
+func TestToolbox(t *testing.T) {
+	t.Parallel()
+	h := NewHost(t, "tools")
+	if out := h.MustRun(Rpcward(t).Toolbox(), "--help"); !strings.Contains(out, "serve") {
+		t.Errorf("rpcward --help:\n%s", out)
+	}
+}
