@@ -23,9 +23,6 @@ const unknownCode = "RPC: (unknown error code)"
 
 // createWords says why there is nobody to call.
 func createWords(err error) string {
-	if errno, ok := dialErrno(err); ok {
-		return "RPC: Remote system error - " + errnoText(errno)
-	}
 	var addr *net.AddrError
 	if errors.As(err, &addr) {
 		return unknownCode
@@ -46,6 +43,9 @@ func callWords(err error) string {
 		op    *net.OpError
 		errno syscall.Errno
 	)
+	if errno, ok := dialErrno(err); ok {
+		return "RPC: Remote system error - " + errnoText(errno)
+	}
 	switch {
 	case errors.As(err, &reply):
 		return reply.Error()
