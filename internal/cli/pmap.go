@@ -18,7 +18,9 @@ import (
 // maxPmapLine is the longest line that pmap_set reads, in bytes.
 const maxPmapLine = 4 << 10
 
-// pmapDumpMain is pmap_dump(8): args are its words, its name first.
+// pmapDumpMain is pmap_dump(8): args are its words, its name first. Unlike that
+// it tells by its exit code when there was nobody to ask: an empty backup that
+// looks good is worse than none.
 func pmapDumpMain(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 1 {
 		fmt.Fprintf(stderr, "%s: takes no arguments\n", args[0])
@@ -31,22 +33,20 @@ func pmapDumpMain(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// pmapSetMain is pmap_set(8). Unlike it, it tells by its exit code when a
-// mapping was not registered.
+// pmapSetMain is pmap_set(8), which warns of mappings that were not registered
+// and exits with 0; `rpcward pmap set` exits with 1.
 func pmapSetMain(args []string, stdin io.Reader, stderr io.Writer) int {
 	if len(args) > 1 {
 		fmt.Fprintf(stderr, "%s: takes no arguments\n", args[0])
 		return 1
 	}
 	warn := func(text string) { fmt.Fprintln(stderr, text) }
-	switch err := pmapSet(context.Background(), stdin, warn); {
-	case errors.Is(err, errTold):
-		return 1
-	case err != nil:
-		fmt.Fprintf(stderr, "%s: %s\n", args[0], pmapWords(err))
-		return 1
+	err := pmapSet(context.Background(), stdin, warn)
+	if err == nil || errors.Is(err, errTold) {
+		return 0
 	}
-	return 0
+	fmt.Fprintf(stderr, "%s: %s\n", args[0], pmapWords(err))
+	return 1
 }
 
 // pmapWords says err in libtirpc's words if it is a failed call's.

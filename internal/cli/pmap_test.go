@@ -74,14 +74,17 @@ func TestPmapSetRefused(t *testing.T) {
 	program := lab.Rpcward(t).Toolbox()
 	h := lab.NewHost(t, "server")
 	lab.StartPortMapper(t, h, lab.Stock(t))
-	tests := []struct{ name, input, stderr string }{
-		{"taken", "100000 2 tcp 999\n", "not registered: 100000 2 tcp 999\n"},
-		{"not a mapping", "300 1 tcp 1\n\x1b[2J\n301 1 tcp 1\n", "pmap_set: malformed line: \\x1b[2J\n"},
-		{"too long", strings.Repeat("1 ", maxPmapLine), "pmap_set: malformed line: longer than 4096 bytes\n"},
+	tests := []struct {
+		name, input, stderr string
+		code                int
+	}{
+		{"taken", "100000 2 tcp 999\n", "not registered: 100000 2 tcp 999\n", 0},
+		{"not a mapping", "300 1 tcp 1\n\x1b[2J\n301 1 tcp 1\n", "pmap_set: malformed line: \\x1b[2J\n", 1},
+		{"too long", strings.Repeat("1 ", maxPmapLine), "pmap_set: malformed line: longer than 4096 bytes\n", 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if d := cmp.Diff(outcome{"", tt.stderr, 1}, runWith(t, h, tt.input, program, "pmap_set")); d != "" {
+			if d := cmp.Diff(outcome{"", tt.stderr, tt.code}, runWith(t, h, tt.input, program, "pmap_set")); d != "" {
 				t.Error(d)
 			}
 		})
@@ -90,7 +93,11 @@ func TestPmapSetRefused(t *testing.T) {
 	if !strings.Contains(dump, "  300 ") || strings.Contains(dump, "  301 ") {
 		t.Errorf("lines before the malformed one, and only those, are registered:\n%s", dump)
 	}
-	o := runWith(t, h, "x", program, "rpcward", "pmap", "set")
+	o := runWith(t, h, "100000 2 tcp 999", program, "rpcward", "pmap", "set")
+	if d := cmp.Diff(outcome{"", "rpcward: not registered: 100000 2 tcp 999\n", 1}, o); d != "" {
+		t.Error(d)
+	}
+	o = runWith(t, h, "x", program, "rpcward", "pmap", "set")
 	if d := cmp.Diff(outcome{"", "rpcward: error: malformed line: x\n", 1}, o); d != "" {
 		t.Error(d)
 	}
