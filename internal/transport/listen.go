@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,21 +84,46 @@ func (c *Config) bindSpecs(n rpcbind.NetID) ([]bindSpec, error) {
 		specs = append(specs, bindSpec{addr: wildcard(n)})
 	}
 	for _, h := range c.Hosts {
-		addr, err := netip.ParseAddr(h)
-		switch {
-		case err == nil && (!n.Accepts(addr.Unmap()) || addr == loopback(n)):
-		case err == nil:
-			specs = append(specs, bindSpec{addr: addr.Unmap()})
-		default:
-			if _, err := net.InterfaceByName(h); err != nil {
-				return nil, fmt.Errorf("%q is neither an address nor an interface of this host", h)
-			}
-			if h != "lo" {
-				specs = append(specs, bindSpec{addr: wildcard(n), device: h})
-			}
+		more, err := hostSpecs(n, h)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, more...)
+	}
+	specs = slices.DeleteFunc(specs, func(s bindSpec) bool { return s.addr == loopback(n) || s.device == "lo" })
+	return append(specs, bindSpec{addr: loopback(n)}), nil
+}
+
+// resolveTimeout bounds the look-up of a host name at start.
+const resolveTimeout = 5 * time.Second
+
+// hostSpecs lists what to bind for n at an address, an interface, or a name of
+// this host: nothing, if it has no address of n's family.
+func hostSpecs(n rpcbind.NetID, host string) ([]bindSpec, error) {
+	addr, err := netip.ParseAddr(host)
+	if err == nil {
+		return addressSpecs(n, []netip.Addr{addr}), nil
+	}
+	if _, err := net.InterfaceByName(host); err == nil {
+		return []bindSpec{{addr: wildcard(n), device: host}}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("%q is neither an address, an interface nor a name of this host", host)
+	}
+	return addressSpecs(n, addrs), nil
+}
+
+func addressSpecs(n rpcbind.NetID, addrs []netip.Addr) []bindSpec {
+	var specs []bindSpec
+	for _, a := range addrs {
+		if a = a.Unmap(); n.Accepts(a) {
+			specs = append(specs, bindSpec{addr: a})
 		}
 	}
-	return append(specs, bindSpec{addr: loopback(n)}), nil
+	return specs
 }
 
 // sharing lets the sockets of one transport stand beside each other on a port:
