@@ -160,7 +160,7 @@ func chown(path, owner string) error {
 
 // writeFirstFiles empties the policy, so that no test depends on the
 // machine's, makes look-ups of unknown names fail at once instead of after the
-// resolver's patience, and lets IPv6 addresses be used at once.
+// resolver's patience, and lets link-local addresses be used soon.
 //
 // The policy files exist from the start also because a watch on a file of the
 // lower layer of an overlay does not see the copy that the first write makes.

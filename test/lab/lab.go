@@ -82,14 +82,17 @@ func Join(t testing.TB, a *Host, aName string, b *Host, bName string) {
 }
 
 // AddAddr gives addresses to a link of h, with the usual broadcast address if
-// IPv4. IPv6 addresses are usable at once: duplicate address detection is off
-// in all hosts.
+// IPv4. IPv6 addresses are usable at once, without duplicate address detection:
+// switching that off for the link is not enough, the address is tentative
+// until a worker of the kernel has seen so.
 func (h *Host) AddAddr(link string, prefixes ...netip.Prefix) {
 	h.t.Helper()
 	for _, p := range prefixes {
 		args := []string{"addr", "add", p.String(), "dev", link}
 		if p.Addr().Is4() {
 			args = append(args, "broadcast", "+")
+		} else {
+			args = append(args, "nodad")
 		}
 		h.MustRun("ip", args...)
 	}

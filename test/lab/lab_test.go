@@ -195,7 +195,7 @@ func TestHostEndsWithTestProcess(t *testing.T) {
 		select {}
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), dieEnv+"=1")
+	cmd.Env = append(os.Environ(), dieEnv+"=1", "TMPDIR="+t.TempDir()) // it will not clean up
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
