@@ -94,8 +94,8 @@ func dropCapabilities() error {
 	if err == 0 {
 		_, _, err = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
 	}
-	// Go can't reach all threads of a program that is linked with C, as ours is
-	// in tests only. setuid(2) has taken root's capabilities from that one, too.
+	// Go can't reach all threads of a program that is linked with C, which ours is
+	// not when it is shipped. setuid(2) has taken root's capabilities in any case.
 	if err != 0 && err != unix.ENOTSUP {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
