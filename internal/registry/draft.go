@@ -7,13 +7,16 @@ import (
 	"rpcward/rpcbind"
 )
 
-// Bounds on what is kept, so that no local user can fill the memory or lock
-// the superuser out. At the longest addresses that the port mapper accepts,
-// all of them still fit in the 64 MiB that a state file may have.
+// MaxRegistrations bounds what is kept, so that nobody can fill the memory. At
+// the longest addresses that the port mapper accepts, all of them still fit in
+// the 64 MiB that a state file may have.
+const MaxRegistrations = 1 << 18
+
+// Bounds for ordinary users, so that none takes the place of the others, nor
+// all of them together that of the superuser.
 const (
-	maxRegistrations = 1 << 18
-	maxOrdinary      = maxRegistrations / 2 // of all owners but the superuser
-	maxPerOwner      = 4096                 // of any owner but the superuser
+	maxOrdinary = MaxRegistrations / 2 // of all owners but the superuser
+	maxPerOwner = 4096                 // of any owner but the superuser
 )
 
 // draft is the snapshot to come. Its own slices and maps are never shared with
@@ -50,7 +53,7 @@ func (d *draft) forget(reg *Registration) {
 
 // full reports whether there is no room for another one of owner's.
 func (d *draft) full(owner string) bool {
-	return len(d.list) >= maxRegistrations ||
+	return len(d.list) >= MaxRegistrations ||
 		owner != Superuser && (d.ordinary >= maxOrdinary || d.owners[owner] >= maxPerOwner)
 }
 

@@ -462,7 +462,7 @@ func TestLimits(t *testing.T) {
 	r.Unset(2, 5, nil, "2000")
 	try(6, "9999", true)
 
-	for i := range uint32(maxRegistrations) {
+	for i := range uint32(MaxRegistrations) {
 		saved = append(saved, reg(4, i, rpcbind.TCP, 10, Superuser))
 	}
 	r = New(own, saved, nil)

@@ -1,34 +1,46 @@
 // Package warmstart keeps the registry where a crash or a restart does not
 // reach it, and reads and writes the files in which rpcbind does so.
 //
-// Our own state is one file with a checksum, replaced as a whole. rpcbind's
-// files have none, and it removes them when it has read them. Which to believe
-// after a change from one program to the other is told by their times:
+// Our own state is one file with a checksum, replaced as a whole at each
+// change. rpcbind writes rpcbind.xdr and portmap.xdr when it ends, and with -w
+// reads and removes them when it starts. So a file of rpcbind's that is not
+// yet in our state is newer than our state. Ours therefore names, by inode,
+// size and time of change, the ones that are in it: those that were taken over
+// and those that Export wrote. Clocks, which may be set in between, are not
+// compared.
 //
-//	before                             our state   rpcbind.xdr   taken
-//	rpcbind stopped                    none        there         rpcbind.xdr
-//	rpcward stopped                    newer       older         our state
-//	rpcward killed                     newer       older, none   our state
-//	rpcward, then rpcbind stopped      older       newer         rpcbind.xdr
-//	rpcward, then rpcbind -w killed    there       none          our state, from before rpcbind ran
-//	reboot                             other boot  none          nothing
+//	what happened                          our state    rpcbind.xdr      taken
+//	rpcbind ended                          none         new              rpcbind.xdr
+//	rpcbind was killed                     none         none             nothing
+//	 then rpcward was killed
+//	  before its first save                none, older  new              rpcbind.xdr
+//	  after it, before removing files      there        named            our state
+//	  later                                there        none             our state
+//	rpcward ended (and exported)           there        named            our state
+//	 while it exported it was killed       there        new              rpcbind.xdr, the same list
+//	 then rpcbind ran and ended            there        new              rpcbind.xdr
+//	 then rpcbind -w ran and was killed    there        none             our state, with a note
+//	 then rpcbind ran and was killed       there        named            our state
+//	rpcward was killed
+//	 then rpcbind ran and ended            there        new              rpcbind.xdr
+//	 then rpcbind ran and was killed       there        none             our state
+//	the host was started anew              other boot   none, named      nothing
+//	 then rpcbind ran and ended            other boot   new              rpcbind.xdr
 //
-// A Dir is used by one goroutine at a time. It goes on working after the
-// process has given up the rights that Open needed.
+// What a killed rpcbind knew is lost, as it is for rpcbind. portmap.xdr, which
+// has only what version 2 can see and no owners, is taken where rpcbind.xdr
+// would be but is missing or corrupt. A corrupt file is renamed, never removed.
+//
+// A Dir is for one goroutine at a time. It goes on working after the process
+// has given up the rights that Open and Load needed.
 package warmstart
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"slices"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"rpcward/internal/registry"
 )
@@ -36,13 +48,19 @@ import (
 // Names of files.
 const (
 	stateFile   = "registrations"
-	tempSuffix  = ".new"
 	rpcbindFile = "rpcbind.xdr" // rpcbind's list of versions 3 and 4
 	portmapFile = "portmap.xdr" // rpcbind's list of version 2
 )
 
-// maxFile is the longest file in bytes that is read.
-const maxFile = 64 << 20
+// rpcbindFiles are in the order in which they are preferred, that of state.seen.
+var rpcbindFiles = [...]struct {
+	name   string
+	decode func([]byte) (registrations, error)
+	append func([]byte, *registry.Snapshot) []byte
+}{
+	{rpcbindFile, decodeRpcbind, appendRpcbind},
+	{portmapFile, decodePortmap, appendPortmap},
+}
 
 // Options say who will use the folders.
 type Options struct {
@@ -52,317 +70,244 @@ type Options struct {
 
 // Dir is a folder for our state, and rpcbind's folder beside it.
 type Dir struct {
-	own      *os.Root
-	ownDir   *os.File // to flush renames
-	rpcbind  *os.Root // nil if there is none that can be trusted
-	options  Options
-	notes    []string
-	imported []string // rpcbind's files that are not needed once our state is saved
-	keep     bool     // they hold what could not be taken over
-	buf      []byte
+	own     *folder
+	rpcbind *folder // nil without one that can be used
+	boot    string  // read at the start: /proc may be out of reach later
+	notes   []string
+
+	seen    [2]fileID // what the state to be saved names
+	done    []string  // rpcbind's files that are not needed once our state is saved
+	keep    bool      // they hold what we could not take over
+	scratch []byte
 }
 
-// Open opens the state folder, making it if it is not there. A folder that
-// others than root and the given user can change is refused.
+// Open opens the state folder, making it if it is not there, and rpcbind's
+// beside it. With root's rights it gives the state folder to the given user.
+//
+// An error means that nothing can be kept there: because it can't be written
+// to, because others than root and that user could write there too, or because
+// another rpcward does.
 func Open(dir string, o Options) (*Dir, error) {
-	d := &Dir{options: o}
-	var err error
-	if d.own, err = openFolder(dir, o); err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	if d.ownDir, err = d.own.Open("."); err != nil {
-		d.own.Close()
+	own, err := openFolder(dir, o)
+	if err != nil {
 		return nil, err
 	}
-	if err := d.give(); err != nil {
-		d.Close()
-		return nil, err
-	}
-	if o.ImportDir != "" {
-		if d.rpcbind, err = openFolder(o.ImportDir, o); err != nil {
-			d.note("rpcbind's warm start files are not used: %v", err)
+	for _, step := range []func() error{own.lock, func() error { return own.claim(o) }, own.probe} {
+		if err := step(); err != nil {
+			own.close()
+			return nil, err
 		}
+	}
+	d := &Dir{own: own, boot: bootID()}
+	if o.ImportDir != "" {
+		d.openRpcbind(o)
 	}
 	return d, nil
 }
 
+// openRpcbind opens rpcbind's folder, making it for a later way back to
+// rpcbind while that may still be possible. An ordinary user who could not go
+// that way is not told about it, unless there is something to take over.
+func (d *Dir) openRpcbind(o Options) {
+	made := os.Mkdir(o.ImportDir, 0o755) == nil
+	f, err := openFolder(o.ImportDir, o)
+	if err == nil && made {
+		err = f.claim(o)
+	}
+	root := os.Geteuid() == 0
+	switch {
+	case err == nil && (root || f.owner == os.Geteuid() || f.id(rpcbindFile) != fileID{}):
+		d.rpcbind = f
+		return
+	case err != nil && (root || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)):
+		d.note("rpcbind's warm start files are not used: %v", err)
+	}
+	if f != nil {
+		f.close()
+	}
+}
+
 // Close releases the folders.
 func (d *Dir) Close() error {
-	err := errors.Join(d.own.Close(), d.ownDir.Close())
+	err := d.own.close()
 	if d.rpcbind != nil {
-		err = errors.Join(err, d.rpcbind.Close())
+		err = errors.Join(err, d.rpcbind.close())
 	}
 	return err
 }
 
-func (d *Dir) note(format string, args ...any) { d.notes = append(d.notes, fmt.Sprintf(format, args...)) }
-
-// openFolder makes and opens a folder, refusing symbolic links and folders
-// that strangers may write to: what is read there is believed.
-func openFolder(dir string, o Options) (*os.Root, error) {
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	} else if err == nil {
-		if err := chown(dir, o); err != nil {
-			return nil, err
-		}
-	}
-	info, err := os.Lstat(dir)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.IsDir():
-		return nil, fmt.Errorf("%s is not a folder", dir)
-	case info.Mode().Perm()&0o022 != 0:
-		return nil, fmt.Errorf("%s can be written to by others (mode %04o): take that right away with chmod go-w", dir, info.Mode().Perm())
-	}
-	if owner := ownerOf(info); !o.trusts(owner) {
-		return nil, fmt.Errorf("%s belongs to user %d, who is neither root nor user %d", dir, owner, o.UID)
-	}
-	return os.OpenRoot(dir)
-}
-
-// firstUser is the first number of a person's account; lower ones are the
-// system's services (login.defs(5), UID_MIN).
-const firstUser = 1000
-
-// trusts reports whether what uid left for us is believed: root, the service
-// itself, and the users that rpcbind may have worked as.
-func (o Options) trusts(uid int) bool {
-	return uid == o.UID || uid == os.Geteuid() || uid < firstUser
-}
-
-func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
-
-// chown gives a folder that we made to the user who will write to it.
-func chown(dir string, o Options) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	return os.Chown(dir, o.UID, o.GID)
-}
-
-// give hands our folder and our state, which may be from a time under another
-// user, to the user who will write them.
-func (d *Dir) give() error {
-	if os.Geteuid() != 0 {
-		return unix.Faccessat(int(d.ownDir.Fd()), ".", unix.W_OK, 0)
-	}
-	if err := d.ownDir.Chown(d.options.UID, d.options.GID); err != nil {
-		return err
-	}
-	err := d.own.Lchown(stateFile, d.options.UID, d.options.GID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+func (d *Dir) note(format string, args ...any) {
+	d.notes = append(d.notes, fmt.Sprintf(format, args...))
 }
 
 // Loaded is what was found.
 type Loaded struct {
 	Registrations []registry.Registration // without the port mapper's own
-	Source        string                  // the file that they are from, "" if none
+	Source        string                  // path of the file that they are from, "" if none
 	Notes         []string                // what an admin should know
 }
 
-// Load reads our state, or what rpcbind left if that is newer. It returns an
-// error only if a file is there and can't be read for a reason that may pass;
-// what is corrupt is set aside and named in the notes.
+// Load reads our state, or what rpcbind left if that is newer. What can't be
+// read is set aside and named in the notes. An error means that it can't be
+// set aside either, so that the next save would destroy it.
+//
+// Call it before rights are given up: rpcbind's files may be of another user.
 func (d *Dir) Load() (Loaded, error) {
-	ownTime, own, err := d.loadOwn()
+	st, err := d.loadOwn()
 	if err != nil {
 		return Loaded{}, err
 	}
-	l := Loaded{Registrations: own}
-	if own != nil {
-		l.Source = d.own.Name() + "/" + stateFile
+	var l Loaded
+	if regs := st.services.fit; len(regs) > 0 {
+		l.Registrations, l.Source = regs, d.own.path+"/"+stateFile
 	}
-	if name, regs, ok := d.loadRpcbind(ownTime); ok {
-		l.Registrations, l.Source = regs, d.rpcbind.Name()+"/"+name
+	if d.rpcbind != nil {
+		d.loadRpcbind(&st, &l)
 	}
-	l.Notes = d.notes
-	d.notes = nil
+	l.Notes, d.notes = d.notes, nil
 	return l, nil
 }
 
-// loadOwn returns our state and its time; nil if there is none to take.
-func (d *Dir) loadOwn() (time.Time, []registry.Registration, error) {
-	d.own.Remove(stateFile + tempSuffix) // left by a crash, if at all
-	data, mtime, err := d.read(d.own, stateFile)
+// loadOwn returns our state, the zero state if there is none. Services that
+// were registered before the host was started anew are not there any more.
+func (d *Dir) loadOwn() (state, error) {
+	data, _, err := d.own.read(stateFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return time.Time{}, nil, nil
+		return state{}, nil
+	}
+	var st state
+	if err == nil {
+		st, err = decodeState(data)
 	}
 	if err != nil {
-		return time.Time{}, nil, err
+		return state{}, d.setAside(d.own, stateFile, err)
 	}
-	regs, err := decodeState(data, bootID())
-	switch {
-	case errors.Is(err, errOtherBoot):
-		d.note("%s/%s is from before this host was started and is not used", d.own.Name(), stateFile)
-		return time.Time{}, nil, nil
-	case err != nil:
-		d.setAside(d.own, stateFile, err)
-		return time.Time{}, nil, nil
+	d.noteUnfit(d.own, stateFile, &st.services)
+	if st.boot != d.boot {
+		if len(st.services.fit) > 0 {
+			d.note("%s/%s is from before this host was started and is not used", d.own.path, stateFile)
+		}
+		st.services = registrations{}
 	}
-	return mtime, regs, nil
+	return st, nil
 }
 
-// loadRpcbind returns what rpcbind left after the given time.
-func (d *Dir) loadRpcbind(after time.Time) (string, []registry.Registration, bool) {
-	if d.rpcbind == nil {
-		return "", nil, false
-	}
-	for _, f := range []struct {
-		name   string
-		decode func([]byte) ([]registry.Registration, []string, error)
-	}{{rpcbindFile, decodeRpcbind}, {portmapFile, decodePortmap}} {
-		data, mtime, err := d.read(d.rpcbind, f.name)
+// loadRpcbind puts what rpcbind left into l, if it is not in st already, and
+// marks its files to be removed when our state is saved.
+func (d *Dir) loadRpcbind(st *state, l *Loaded) {
+	settled := false // which of all to take
+	for i, file := range rpcbindFiles {
+		data, id, err := d.rpcbind.read(file.name)
 		if errors.Is(err, fs.ErrNotExist) {
+			if i == 0 && st.exported && st.boot == d.boot {
+				d.note("%s/%s is gone: rpcbind may have run since we did, and saved nothing", d.rpcbind.path, file.name)
+			}
 			continue
 		}
 		if err != nil {
-			d.note("%s/%s is not used: %v", d.rpcbind.Name(), f.name, err)
+			d.note("%s/%s is not used: %v", d.rpcbind.path, file.name, err)
 			continue
 		}
-		if !mtime.After(after) {
-			return "", nil, false
+		if id != st.seen[i] && !settled {
+			list, err := file.decode(data)
+			if err != nil {
+				if err := d.setAside(d.rpcbind, file.name, err); err != nil {
+					d.note("%v", err)
+				}
+				continue
+			}
+			d.noteUnfit(d.rpcbind, file.name, &list)
+			d.keep = list.unfit > 0
+			l.Registrations, l.Source = list.fit, d.rpcbind.path+"/"+file.name
 		}
-		regs, left, err := f.decode(data)
-		if err != nil {
-			d.setAside(d.rpcbind, f.name, err)
-			continue
-		}
-		for _, what := range left {
-			d.note("%s/%s: not taken over: %s", d.rpcbind.Name(), f.name, what)
-		}
-		d.keep = len(left) > 0
-		d.imported = []string{rpcbindFile, portmapFile}
-		return f.name, regs, true
+		settled = true
+		d.seen[i] = id
+		d.done = append(d.done, file.name)
 	}
-	return "", nil, false
 }
 
-// read reads a file that must be a plain one of somebody we trust.
-func (d *Dir) read(root *os.Root, name string) ([]byte, time.Time, error) {
-	link, err := root.Lstat(name)
-	if err != nil {
-		return nil, time.Time{}, err
+func (d *Dir) noteUnfit(f *folder, name string, list *registrations) {
+	for _, why := range list.why {
+		d.note("%s/%s: not taken over: %s", f.path, name, why)
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, time.Time{}, err
+	if more := list.unfit - len(list.why); more > 0 {
+		d.note("%s/%s: not taken over: %d more", f.path, name, more)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, time.Time{}, err
-	case !info.Mode().IsRegular() || !os.SameFile(link, info):
-		return nil, time.Time{}, fmt.Errorf("%s is not a plain file", name)
-	case !d.options.trusts(ownerOf(info)) || info.Mode().Perm()&0o022 != 0:
-		return nil, time.Time{}, fmt.Errorf("%s may have been written by somebody else (user %d, mode %04o)", name, ownerOf(info), info.Mode().Perm())
-	case info.Size() > maxFile:
-		return nil, time.Time{}, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size(), maxFile)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile))
-	return data, info.ModTime(), err
 }
 
-// setAside renames a corrupt file, so that nothing is lost and the next start
-// does not meet it again.
-func (d *Dir) setAside(root *os.Root, name string, why error) {
-	for n := 1; ; n++ {
-		to := fmt.Sprintf("%s.corrupt-%d", name, n)
-		if _, err := root.Lstat(to); err == nil {
-			continue
-		}
-		if err := root.Rename(name, to); err != nil {
-			d.note("%s/%s is corrupt (%v) and can't be renamed: %v", root.Name(), name, why, err)
-		} else {
-			d.note("%s/%s is corrupt (%v); it is now %s", root.Name(), name, why, to)
-		}
-		return
+// setAside renames a file that can't be used, so that nothing is lost and the
+// next start does not meet it again.
+func (d *Dir) setAside(f *folder, name string, why error) error {
+	to, err := f.setAside(name, "corrupt")
+	if err != nil {
+		return fmt.Errorf("%s/%s can't be used (%w), nor renamed: %w", f.path, name, why, err)
 	}
+	d.note("%s/%s can't be used (%v); it is now %s", f.path, name, why, to)
+	return nil
 }
 
 // Save replaces our state by s, so that it survives a crash of the process and
 // of the host. It implements registry.Store.
 func (d *Dir) Save(s *registry.Snapshot) error {
-	d.buf = appendState(d.buf[:0], s, bootID())
-	if err := replace(d.own, stateFile, d.buf); err != nil {
-		return fmt.Errorf("saving registrations in %s: %w", d.own.Name(), err)
+	if err := d.save(s, false); err != nil {
+		return err
 	}
-	if err := d.ownDir.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("saving registrations in %s: %w", d.own.Name(), err)
-	}
-	d.dropImported()
+	d.dropDone()
 	return nil
 }
 
-// replace writes name anew, all of it or nothing.
-func replace(root *os.Root, name string, data []byte) error {
-	temp := name + tempSuffix
-	root.Remove(temp)
-	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
+func (d *Dir) save(s *registry.Snapshot, exported bool) error {
+	d.scratch = appendState(d.scratch[:0], &state{boot: d.boot, exported: exported, seen: d.seen}, s)
+	if err := d.own.replace(stateFile, d.scratch); err != nil {
+		return fmt.Errorf("saving registrations in %s: %w", d.own.path, err)
 	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = root.Rename(temp, name)
-	}
-	if err != nil {
-		root.Remove(temp)
-	}
-	return err
+	return nil
 }
 
-// dropImported removes rpcbind's files, now that our own state has what they
-// had. What we could not take over is kept under another name.
-func (d *Dir) dropImported() {
-	for _, name := range d.imported {
+// dropDone removes rpcbind's files, now that our own state has what they had.
+// One that stays all the same is named in our state.
+func (d *Dir) dropDone() {
+	for _, name := range d.done {
 		if d.keep {
-			d.rpcbind.Rename(name, name+".imported")
+			d.rpcbind.setAside(name, "kept")
 		} else {
-			d.rpcbind.Remove(name) // if it stays, it is older than our state
+			d.rpcbind.root.Remove(name)
 		}
 	}
-	d.imported = nil
+	d.done = nil
 }
 
 // Export writes s into rpcbind's files too, so that rpcbind -w can go on from
-// here, and leaves our state newer than those.
+// here, and names them in our state. Nothing may be saved after it.
 func (d *Dir) Export(s *registry.Snapshot) error {
 	if d.rpcbind == nil {
 		return nil
 	}
-	if err := replace(d.rpcbind, rpcbindFile, appendRpcbind(nil, s)); err != nil {
-		return err
+	if d.keep {
+		d.dropDone()
 	}
-	if err := replace(d.rpcbind, portmapFile, appendPortmap(nil, s)); err != nil {
-		return err
+	var failed error
+	for i, file := range rpcbindFiles {
+		d.scratch = file.append(d.scratch[:0], s)
+		if err := d.rpcbind.replace(file.name, d.scratch); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("writing %s/%s: %w", d.rpcbind.path, file.name, err))
+			continue
+		}
+		d.seen[i] = d.rpcbind.id(file.name)
 	}
-	now := time.Now()
-	err := d.own.Chtimes(stateFile, now, now)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return errors.Join(failed, d.save(s, failed == nil))
 }
 
-// bootID tells one start of this host from another, random(4); "-" if the
+// bootID tells one start of this host from another, random(4); "" if the
 // kernel does not say.
-var bootID = func() string {
+func bootID() string {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	id := string(bytes.TrimSpace(data))
-	if err != nil || id == "" || slices.Contains([]byte(id), ' ') {
-		return "-"
+	if err != nil || len(id) > maxBoot {
+		return ""
 	}
 	return id
 }
