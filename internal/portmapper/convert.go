@@ -19,6 +19,7 @@ const (
 
 	sizeofSockaddrIn  = 16
 	sizeofSockaddrIn6 = 28
+	sizeofSockaddrUn  = 110
 	sizeofFamily      = 2
 )
 
@@ -35,16 +36,17 @@ func (w *Worker) uaddr2taddr(buf []byte) ([]byte, Outcome) {
 		return appendUnixNetbuf(buf, uaddr), Reply
 	}
 	ap, ok := rpcbind.ParseUAddr(uaddr)
-	if !ok || !w.origin.NetID.Accepts(ap.Addr()) {
-		return appendNetbuf(buf, nil), Reply
+	// The number of a zone, which a sockaddr_in6 needs, is not ours to know.
+	if !ok || ap.Addr().Zone() != "" || !w.origin.NetID.Accepts(ap.Addr()) {
+		return appendNetbuf(buf, 0, nil), Reply
 	}
 	return appendIPNetbuf(buf, ap), Reply
 }
 
-// appendNetbuf appends a netbuf, RFC 1833, Section 2.1: its size, and its bytes.
-func appendNetbuf(b, sockaddr []byte) []byte {
-	b = xdr.AppendUint32(b, uint32(len(sockaddr)))
-	return xdr.AppendOpaque(b, sockaddr)
+// appendNetbuf appends a netbuf, RFC 1833, Section 2.1: the size of the
+// structure that the caller needs for it, and the bytes that are used.
+func appendNetbuf(b []byte, size uint32, sockaddr []byte) []byte {
+	return xdr.AppendOpaque(xdr.AppendUint32(b, size), sockaddr)
 }
 
 func appendIPNetbuf(b []byte, ap netip.AddrPort) []byte {
@@ -54,20 +56,20 @@ func appendIPNetbuf(b []byte, ap netip.AddrPort) []byte {
 		binary.NativeEndian.PutUint16(raw[:], afInet)
 		a := ap.Addr().As4()
 		copy(raw[4:], a[:])
-		return appendNetbuf(b, raw[:sizeofSockaddrIn])
+		return appendNetbuf(b, sizeofSockaddrIn, raw[:sizeofSockaddrIn])
 	}
 	binary.NativeEndian.PutUint16(raw[:], afInet6)
 	a := ap.Addr().As16()
 	copy(raw[8:], a[:])
-	return appendNetbuf(b, raw[:])
+	return appendNetbuf(b, sizeofSockaddrIn6, raw[:])
 }
 
 func appendUnixNetbuf(b, path []byte) []byte {
 	if !validPath(string(path)) {
-		return appendNetbuf(b, nil)
+		return appendNetbuf(b, 0, nil)
 	}
 	raw := binary.NativeEndian.AppendUint16(nil, afUnix)
-	return appendNetbuf(b, append(raw, path...))
+	return appendNetbuf(b, sizeofSockaddrUn, append(raw, path...))
 }
 
 // taddr2uaddr is RPCBPROC_TADDR2UADDR, RFC 1833, Section 2.2.1: a netbuf of
