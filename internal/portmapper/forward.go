@@ -64,10 +64,13 @@ func (w *Worker) callIt(buf []byte) ([]byte, Outcome) {
 	}
 	r := xdr.NewReader(w.call.Args)
 	c := rpcbind.ReadRemoteCall(&r)
-	if r.Err() != nil {
+	indirect := rpcbind.Proc(w.call.Procedure) == rpcbind.ProcIndirect
+	if r.Err() != nil && indirect {
 		return w.garbage(buf)
 	}
-	indirect := rpcbind.Proc(w.call.Procedure) == rpcbind.ProcIndirect
+	if r.Err() != nil {
+		return buf, Silence // it may be a broadcast, and nobody is to answer that with an error
+	}
 	if c.Program == rpcbind.Program && c.Procedure == 0 && w.m.options.Forward != nil {
 		return w.callSelf(buf, &c)
 	}
@@ -119,7 +122,7 @@ func (w *Worker) callSelf(buf []byte, c *rpcbind.RemoteCall) ([]byte, Outcome) {
 }
 
 func (w *Worker) denyForward(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]byte, Outcome) {
-	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false, indirect)
+	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false)
 	if w.m.observer != nil && w.m.options.Forward != nil {
 		w.m.observer.IndirectDenied(w.origin, c)
 	}
@@ -133,7 +136,7 @@ func (w *Worker) denyForward(buf []byte, c *rpcbind.RemoteCall, indirect bool) (
 }
 
 func (w *Worker) noService(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]byte, Outcome) {
-	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false, indirect)
+	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false)
 	if !indirect {
 		return buf, Silence
 	}
@@ -148,7 +151,7 @@ func (w *Worker) noService(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]
 // nil if there was none. With nothing to send it returns buf as it was.
 func (f *Forwarding) Reply(buf []byte, service *oncrpc.Reply) []byte {
 	ok := service != nil && service.Stat == oncrpc.MsgAccepted && service.Accept == oncrpc.Success
-	f.m.stats.countRemote(f.Version, &f.Call, f.Origin.NetID, ok, f.Indirect)
+	f.m.stats.countRemote(f.Version, &f.Call, f.Origin.NetID, ok)
 	if !ok {
 		if f.Indirect {
 			return oncrpc.AppendAccepted(buf, f.XID, oncrpc.SystemErr)
