@@ -141,7 +141,7 @@ func (w *Worker) validIP(reg *registry.Registration) bool {
 	if !ok || ap.Port() == 0 || !reg.NetID.Accepts(ap.Addr()) {
 		return false
 	}
-	if !ap.Addr().IsUnspecified() && !w.m.host.HasAddr(ap.Addr()) {
+	if !ap.Addr().IsUnspecified() && !w.ours(ap.Addr()) {
 		return false
 	}
 	reg.IP = ap
@@ -164,12 +164,13 @@ func validPath(p string) bool {
 }
 
 func (w *Worker) unset(a changeArgs, owner string) bool {
-	if !a.known {
-		return true // nothing is registered there
-	}
-	done, err := w.m.registry.Unset(a.program, a.version, a.netids, owner)
-	if err != nil && w.m.observer != nil {
-		w.m.observer.NotSaved(err)
+	done := true // under a netid that nobody knows, nothing is registered
+	if a.known {
+		var err error
+		done, err = w.m.registry.Unset(a.program, a.version, a.netids, owner)
+		if err != nil && w.m.observer != nil {
+			w.m.observer.NotSaved(err)
+		}
 	}
 	if done {
 		w.m.stats.countUnset(w.call.Version)

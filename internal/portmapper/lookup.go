@@ -3,7 +3,6 @@ package portmapper
 import (
 	"net/netip"
 
-	"rpcward/internal/policy"
 	"rpcward/internal/registry"
 	"rpcward/rpcbind"
 	"rpcward/xdr"
@@ -31,7 +30,7 @@ func (w *Worker) getPort(buf []byte) ([]byte, Outcome) {
 // reachable reports whether the caller can get at an address that reg is bound
 // to: the addresses of the loopback interface mean nothing on another host.
 func (w *Worker) reachable(reg *registry.Registration) bool {
-	return w.origin.Channel != policy.Network || !reg.IP.Addr().Unmap().IsLoopback()
+	return w.thisHost() || !reg.IP.Addr().Unmap().IsLoopback()
 }
 
 // getAddr is RPCBPROC_GETADDR and RPCBPROC_GETVERSADDR, RFC 1833, Section 2.2.1.
@@ -72,7 +71,7 @@ func closeString(buf []byte, at int) []byte {
 func (w *Worker) appendAddr(buf []byte, reg *registry.Registration, hint []byte) []byte {
 	switch {
 	case reg.NetID.IsLocal():
-		if w.origin.Channel == policy.Network {
+		if !w.thisHost() {
 			return buf
 		}
 		return append(buf, reg.Addr...)
@@ -105,10 +104,16 @@ func (w *Worker) hinted(hint, answer []byte) (netip.Addr, bool) {
 	if !ok || addr.IsUnspecified() || addr == w.origin.Local.Addr() || !w.origin.NetID.Accepts(addr) {
 		return netip.Addr{}, false
 	}
-	if addr.Unmap().IsLoopback() && w.origin.Channel == policy.Network {
+	if addr.Unmap().IsLoopback() && !w.thisHost() {
 		return netip.Addr{}, false
 	}
-	return addr.WithZone(""), w.m.host.HasAddr(addr)
+	return addr.WithZone(""), w.ours(addr)
+}
+
+// ours reports whether addr is an address of this host that a client can call.
+func (w *Worker) ours(addr netip.Addr) bool {
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return !addr.Unmap().IsMulticast() && addr.Unmap() != broadcast && w.m.host.HasAddr(addr)
 }
 
 // sameHost reports whether two universal addresses differ in their ports only.
@@ -150,6 +155,7 @@ func (w *Worker) getAddrList(buf []byte) ([]byte, Outcome) {
 			break
 		}
 	}
+	w.m.stats.countLookup(w.call.Version, m.Program, m.Version, w.origin.NetID, len(buf) > start)
 	return rpcbind.AppendMore(buf, false), Reply
 }
 
@@ -191,7 +197,7 @@ func (w *Worker) dump(buf []byte) ([]byte, Outcome) {
 	buf = w.success(buf)
 	start, limit := len(buf), w.limit()
 	for reg := range w.snap.All() {
-		if reg.NetID.IsLocal() && w.origin.Channel == policy.Network {
+		if reg.NetID.IsLocal() && !w.thisHost() {
 			continue
 		}
 		buf = rpcbind.AppendMore(buf, true)

@@ -157,12 +157,18 @@ func (w *Worker) limit() int {
 	switch {
 	case !w.origin.NetID.Datagram():
 		return int(^uint(0) >> 1)
-	case w.origin.Channel != policy.Network:
+	case w.thisHost():
 		return maxDatagram
 	case w.listed && w.m.validated.has(w.origin.Source.Addr(), w.m.host.Now()):
 		return maxDatagram
 	}
 	return min(w.size, maxDatagram)
+}
+
+// thisHost reports whether what is sent back stays on this host. That decides
+// what the caller is told; what it may change is decided by its channel alone.
+func (w *Worker) thisHost() bool {
+	return w.origin.Channel != policy.Network || w.origin.Self()
 }
 
 // fit replaces a reply that is too long for its datagram.
