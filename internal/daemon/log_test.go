@@ -1,0 +1,163 @@
+package daemon_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"rpcward/oncrpc"
+	"rpcward/rpcbind"
+	"rpcward/test/lab"
+)
+
+// syslogd opens /dev/log on h, in a /dev of its own.
+func syslogd(t *testing.T, h *lab.Host) net.PacketConn {
+	t.Helper()
+	h.MustRun("sh", "-c", `mount -t tmpfs tmpfs /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9`)
+	conn, err := h.ListenPacket("unixgram", "/dev/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	h.MustRun("chmod", "666", "/dev/log") // rpcbind opens it when it is _rpc
+	return conn
+}
+
+// stamp is what syslog(3) puts before the text, behind the priority.
+var stamp = regexp.MustCompile(`[A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} (rpcbind)\[[0-9]+\]: `)
+
+// connectLines reads n lines about calls, without times and process numbers.
+func connectLines(t *testing.T, conn net.PacketConn, n int) (lines []string) {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 4<<10)
+	for len(lines) < n {
+		size, _, err := conn.ReadFrom(b)
+		if err != nil {
+			t.Errorf("line %d of %d: %v", len(lines)+1, n, err)
+			break
+		}
+		line := stamp.ReplaceAllString(strings.TrimRight(string(b[:size]), "\n\x00"), "$1: ")
+		if strings.Contains(line, "connect from") {
+			lines = append(lines, line)
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// The lines that fail2ban and its like read are those of rpcbind, to the letter
+// and with the same facility and severity.
+func TestLogLinesAreThoseOfRpcbind(t *testing.T) {
+	t.Parallel()
+	const nfs = 100003
+	mapping := rpcbind.AppendMapping(nil, rpcbind.Mapping{Program: nfs, Version: 3, Prot: rpcbind.ProtTCP, Port: 2049})
+	rpcb := rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: nfs, Version: 3, NetID: "tcp", Addr: "0.0.0.0.8.1"})
+	calls := []oncrpc.Call{
+		{Version: 2, Procedure: 3, Args: mapping}, // GETPORT
+		{Version: 3, Procedure: 3, Args: rpcb},    // GETADDR
+		{Version: 4, Procedure: 4},                // DUMP
+		{Version: 4, Procedure: 6},                // GETTIME
+		{Version: 4, Procedure: 9, Args: rpcb},    // GETVERSADDR
+		{Version: 4, Procedure: 11, Args: rpcb},   // GETADDRLIST
+		{Version: 4, Procedure: 12},               // GETSTAT
+	}
+	lines := func(pm lab.PortMapper) []string {
+		n := lab.NewNet(t)
+		n.Server.Allow("rpcbind: 10.99.0.0/255.255.255.0 127.0.0.1")
+		n.Server.Deny("rpcbind: ALL")
+		log := syslogd(t, n.Server)
+		n.Server.MustRun(pm.Path, "-l")
+		n.Server.WaitPort("unix", lab.Sock)
+		for _, from := range []struct {
+			host *lab.Host
+			addr string
+		}{{n.Inside, "10.99.0.1:111"}, {n.Stranger, "10.98.0.1:111"}} {
+			conn := connect(t, from.host, "tcp", from.addr)
+			for _, c := range calls {
+				c.Program = rpcbind.Program
+				if _, err := lab.Call(conn, c, patience); err != nil {
+					t.Errorf("%s: %s: version %d, procedure %d: %v", pm.Name, from.host.Name, c.Version, c.Procedure, err)
+				}
+			}
+		}
+		return connectLines(t, log, 2*len(calls))
+	}
+	want := lines(lab.Stock(t))
+	if d := cmp.Diff(want, lines(lab.Rpcward(t))); d != "" {
+		t.Errorf("lines (-rpcbind +rpcward):\n%s", d)
+	}
+	if len(want) == 0 || want[0] != "<36>rpcbind: connect from 10.98.0.2 to dump(): request from unauthorized host" {
+		t.Errorf("lines of rpcbind: %q", want)
+	}
+}
+
+// A flood of refused calls costs a few lines, and none is lost from the count.
+func TestLogFlood(t *testing.T) {
+	t.Parallel()
+	const flood, perSecond = 500, 10
+	n := lab.NewNet(t)
+	p := serve(t, n.Server)
+	conn := connect(t, n.Stranger, "udp", "10.98.0.1:111")
+	begin := time.Now()
+	for range flood {
+		conn.Write(oncrpc.AppendCall(nil, &oncrpc.Call{Program: rpcbind.Program, Version: 2, Procedure: 4}))
+		if _, err := ask(n.Server, "udp", "127.0.0.1:111", rpcbind.ProcNull, nil); err != nil {
+			t.Fatalf("this host in the flood: %v", err)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // until the last one is read
+	seconds := int(time.Since(begin)/time.Second) + 2
+	if err := p.Stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Count(p.Log(), "connect from 10.98.0.2 to dump(): request from unauthorized host")
+	if lines == 0 || lines > seconds*perSecond {
+		t.Errorf("%d lines in at most %d seconds", lines, seconds)
+	}
+	suppressed := 0
+	for _, m := range regexp.MustCompile(`([0-9]+) more suppressed`).FindAllStringSubmatch(p.Log(), -1) {
+		k, _ := strconv.Atoi(m[1])
+		suppressed += k
+	}
+	if lines+suppressed != flood {
+		t.Errorf("%d lines and %d suppressed of %d calls\n%s", lines, suppressed, flood, p.Log())
+	}
+}
+
+// Whoever reads the log may stop to: calls are answered all the same.
+func TestLogIsNotRead(t *testing.T) {
+	t.Parallel()
+	n := lab.NewNet(t)
+	lab.Rpcward(t).OpenTo(n.Server, "10.99.0.0/24")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
+		t.Fatal(err)
+	}
+	cmd := n.Server.Command(t.Context(), "sh", "-c", fmt.Sprintf("exec %s -f -l 2>&3", lab.Rpcward(t).Path))
+	cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+	p := n.Server.StartCommand(cmd)
+	w.Close()
+	p.WaitServing()
+	conn := connect(t, n.Inside, "udp", "10.99.0.1:111")
+	const calls = 200 // as many lines as are logged in a second: twice what the pipe holds
+	for i := range calls {
+		if _, err := askOver(conn, rpcbind.ProcNull, nil, patience); err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+	}
+}
