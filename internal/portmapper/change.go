@@ -33,6 +33,7 @@ func (w *Worker) change(buf []byte) ([]byte, Outcome) {
 		}
 		return oncrpc.AppendAuthError(buf, w.call.XID, oncrpc.AuthTooWeak), Reply
 	}
+	w.answered()
 	r := xdr.NewReader(w.call.Args)
 	var a changeArgs
 	if w.call.Version == rpcbind.Version2 {

@@ -202,10 +202,17 @@ func (w *Worker) dispatch(buf []byte) ([]byte, Outcome) {
 		return oncrpc.AppendAccepted(buf, c.XID, oncrpc.ProcUnavail), Reply
 	}
 	w.m.stats.countCall(c.Version, c.Procedure)
-	if w.m.observer != nil {
-		w.m.observer.Answered(w.origin, c)
+	if p := rpcbind.Proc(c.Procedure); p == rpcbind.ProcSet || p == rpcbind.ProcUnset {
+		return w.change(buf)
 	}
+	w.answered()
 	return w.procedure(buf)
+}
+
+func (w *Worker) answered() {
+	if w.m.observer != nil {
+		w.m.observer.Answered(w.origin, &w.call)
+	}
 }
 
 func lastProc(version uint32) rpcbind.Proc {
@@ -223,8 +230,6 @@ func (w *Worker) procedure(buf []byte) ([]byte, Outcome) {
 	switch rpcbind.Proc(w.call.Procedure) {
 	case rpcbind.ProcNull:
 		return w.success(buf), Reply
-	case rpcbind.ProcSet, rpcbind.ProcUnset:
-		return w.change(buf)
 	case rpcbind.ProcGetAddr:
 		if v2 {
 			return w.getPort(buf)
