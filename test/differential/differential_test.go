@@ -39,7 +39,7 @@ func TestRandomCalls(t *testing.T) {
 	lab.NeedRoot(t)
 	calls := int(number(t, callsEnv, defaultCalls))
 	seed := number(t, seedEnv, uint64(time.Now().UnixNano()))
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name  string
 		setup Setup
 		share int // percent of the calls
@@ -54,7 +54,7 @@ func TestRandomCalls(t *testing.T) {
 			t.Logf("%d calls, %s=%d", n, seedEnv, seed)
 			p := newPair(t, tt.setup)
 			start := time.Now()
-			p.run(NewGenerator(seed), n, 20)
+			p.run(NewGenerator(seed+uint64(i)), n, 20)
 			t.Logf("%d calls in %v, explained: %v", n, time.Since(start).Round(time.Millisecond), p.seen)
 		})
 	}

@@ -473,8 +473,9 @@ func specificAddress(c *Case) bool {
 func addressAsked(c *Case) bool {
 	if c.is(4, rpcbind.ProcGetAddrList) && c.badHint() {
 		// rpcbind leaves out what it can't merge with the hint.
-		stock, ok := c.answered(&c.Stock)
-		return ok && len(stock) == 0 && c.settle()
+		if stock, ok := c.answered(&c.Stock); ok && len(stock) == 0 {
+			return c.settle()
+		}
 	}
 	return c.compareAddrs(func(stock, ours string, registered []string) bool {
 		s, sok := parseUAddr(stock)

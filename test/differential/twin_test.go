@@ -352,7 +352,8 @@ func (w *twin) restart() {
 	if err := w.proc.Stop(syscall.SIGTERM); err != nil {
 		w.t.Logf("%s: %v", w.pm.Name, err)
 	}
-	w.net.Server.MustRun("sh", "-c", "rm -rf /run/rpcbind/*.xdr /run/rpcward /var/lib/rpcward")
+	// rpcbind logs from processes of its own, which hold its lock as well.
+	w.net.Server.MustRun("flock", "-w", "10", "/run/rpcbind.lock", "sh", "-c", "rm -rf /run/rpcbind/*.xdr /run/rpcward /var/lib/rpcward")
 	w.proc = lab.StartPortMapper(w.t, w.net.Server, w.pm, w.opts...)
 	w.prove()
 }
