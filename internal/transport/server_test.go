@@ -33,31 +33,29 @@ func (everything) HasAddr(netip.Addr) bool                  { return true }
 func (everything) Bound(rpcbind.NetID, netip.AddrPort) bool { return true }
 func (everything) Now() int64                               { return time.Now().Unix() }
 
-// seen keeps the origins of the calls that were answered, declined and refused.
+// seen keeps the origins of calls, in their order.
 type seen struct {
-	mu                          sync.Mutex
-	answered, declined, refused []policy.Origin
+	mu   sync.Mutex
+	list []policy.Origin
 }
 
-func (s *seen) note(list *[]policy.Origin, o *policy.Origin) {
+func (s *seen) note(o *policy.Origin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	*list = append(*list, *o)
+	s.list = append(s.list, *o)
 }
 
-func (s *seen) Answered(o *policy.Origin, _ *oncrpc.Call) { s.note(&s.answered, o) }
-func (s *seen) Declined(o *policy.Origin, _ *oncrpc.Call) { s.note(&s.declined, o) }
-func (s *seen) Refused(o *policy.Origin, _ *oncrpc.Call, _ policy.Decision) {
-	s.note(&s.refused, o)
-}
-func (s *seen) IndirectDenied(*policy.Origin, *rpcbind.RemoteCall) {}
-func (s *seen) NotSaved(error)                                     {}
+func (s *seen) Answered(o *policy.Origin, _ *oncrpc.Call)                   { s.note(o) }
+func (s *seen) Declined(o *policy.Origin, _ *oncrpc.Call)                   { s.note(o) }
+func (s *seen) Refused(o *policy.Origin, _ *oncrpc.Call, _ policy.Decision) { s.note(o) }
+func (s *seen) IndirectDenied(*policy.Origin, *rpcbind.RemoteCall)          {}
+func (s *seen) NotSaved(error)                                              {}
 
-// all returns all origins that were met so far.
+// all returns the origins that were met so far.
 func (s *seen) all() []policy.Origin {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Concat(s.answered, s.declined, s.refused)
+	return slices.Clone(s.list)
 }
 
 // rules makes a policy of lines of hosts.allow.

@@ -120,17 +120,18 @@ func TestTrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t, "portmap: ALL", nil, portmapper.Options{})
 		conn, ended := s.pipeStream(t, channels["network"], false)
-		begin := time.Now()
-		for _, b := range null(1) {
-			if _, err := conn.Write([]byte{b}); err != nil {
-				break
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			for _, b := range null(1) {
+				conn.Write([]byte{b}) // fails when the server has hung up
+				time.Sleep(time.Second)
 			}
-			time.Sleep(time.Second)
-		}
-		<-ended
-		if got := time.Since(begin); got != stallTimeout {
+		}()
+		if got := lasts(ended); got != stallTimeout {
 			t.Errorf("lasted %v, want %v", got, stallTimeout)
 		}
+		<-sent
 	})
 }
 
