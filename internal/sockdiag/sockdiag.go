@@ -1,15 +1,15 @@
-// Package sockdiag asks the kernel which sockets are bound to a port, and finds
-// the process that holds one: sock_diag(7), proc(5).
+// Package sockdiag asks the kernel which sockets wait on a port, sock_diag(7),
+// and finds the processes that hold them, proc(5).
+//
+// It sees the network namespace of the calling thread. Asking needs no rights;
+// looking into the processes of others does.
 package sockdiag
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -17,27 +17,34 @@ import (
 	"rpcward/rpcbind"
 )
 
-// Numbers of linux/inet_diag.h and linux/sock_diag.h.
+// Numbers of linux/sock_diag.h and linux/inet_diag.h.
 const (
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
 	sizeofRequest    = 56 // struct inet_diag_req_v2
 	sizeofMessage    = 72 // struct inet_diag_msg
+	attrV6Only       = 11 // INET_DIAG_SKV6ONLY, told of sockets in the states below
 
-	// TCP states as bits: sockets that are bound for others to come.
+	// States of a socket, as bits; net/tcp_states.h.
 	stateListen = 1 << 10 // TCP_LISTEN
 	stateClose  = 1 << 7  // TCP_CLOSE, which an unconnected UDP socket is in
 )
 
 // Socket is a socket that waits for others, as the kernel describes it.
 type Socket struct {
-	Local netip.AddrPort
-	UID   uint32 // of the user who made it
-	Inode uint32
+	Local  netip.AddrPort // of the socket's family, without a zone
+	V6Only bool           // IPV6_V6ONLY, ipv6(7)
+	UID    uint32         // of the user who made it
+	Inode  uint32
 }
 
-// Sockets lists the sockets of transport n that wait on port: listening ones
-// of TCP, unconnected ones of UDP.
+// Sockets lists the sockets of one family and protocol that wait on a port:
+// listening ones for the netids tcp and tcp6, unconnected ones for udp and
+// udp6. Other netids are errors.ErrUnsupported.
 func Sockets(n rpcbind.NetID, port uint16) ([]Socket, error) {
+	req, err := request(n, port)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking for sockets: %w", err)
@@ -45,37 +52,49 @@ func Sockets(n rpcbind.NetID, port uint16) ([]Socket, error) {
 	defer conn.Close()
 	messages, err := conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
-		Data:   request(n),
+		Data:   req,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("asking for sockets: %w", err)
 	}
 	var list []Socket
 	for _, m := range messages {
-		if s, ok := parse(m.Data); ok && s.Local.Port() == port {
+		s, err := parse(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("asking for sockets: %w", err)
+		}
+		if s.Local.Port() == port { // the kernel should have seen to that
 			list = append(list, s)
 		}
 	}
 	return list, nil
 }
 
-func request(n rpcbind.NetID) []byte {
+// request makes a struct inet_diag_req_v2.
+func request(n rpcbind.NetID, port uint16) ([]byte, error) {
 	b := make([]byte, sizeofRequest)
-	b[0], b[1] = unix.AF_INET, unix.IPPROTO_TCP
 	states := uint32(stateListen)
+	switch n {
+	case rpcbind.TCP, rpcbind.TCP6:
+		b[1] = unix.IPPROTO_TCP
+	case rpcbind.UDP, rpcbind.UDP6:
+		b[1], states = unix.IPPROTO_UDP, stateClose
+	default:
+		return nil, fmt.Errorf("sockets of netid %q: %w", n, errors.ErrUnsupported)
+	}
+	b[0] = unix.AF_INET
 	if n.Is6() {
 		b[0] = unix.AF_INET6
 	}
-	if n.Datagram() {
-		b[1], states = unix.IPPROTO_UDP, stateClose
-	}
 	binary.NativeEndian.PutUint32(b[4:], states)
-	return b
+	binary.BigEndian.PutUint16(b[8:], port) // id.idiag_sport
+	return b, nil
 }
 
-func parse(b []byte) (Socket, bool) {
+// parse reads a struct inet_diag_msg and its attributes.
+func parse(b []byte) (Socket, error) {
 	if len(b) < sizeofMessage {
-		return Socket{}, false
+		return Socket{}, fmt.Errorf("message of %d bytes", len(b))
 	}
 	s := Socket{UID: binary.NativeEndian.Uint32(b[64:]), Inode: binary.NativeEndian.Uint32(b[68:])}
 	port := binary.BigEndian.Uint16(b[4:])
@@ -85,14 +104,24 @@ func parse(b []byte) (Socket, bool) {
 	case unix.AF_INET6:
 		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), port)
 	default:
-		return Socket{}, false
+		return Socket{}, fmt.Errorf("socket of family %d", b[0])
 	}
-	return s, true
+	attrs, err := netlink.NewAttributeDecoder(b[sizeofMessage:])
+	if err != nil {
+		return Socket{}, err
+	}
+	for attrs.Next() {
+		if attrs.Type() == attrV6Only {
+			s.V6Only = attrs.Uint8() != 0
+		}
+	}
+	return s, attrs.Err()
 }
 
-// Bound reports whether a socket of transport n waits on at's port, and on its
-// address or on all; for a wildcard address any socket on the port will do.
-// IPv4 ports may be held by IPv6 sockets of both families.
+// Bound reports whether a socket of transport n waits on at's port and takes
+// what is sent to at's address. A socket of one address counts for a wildcard
+// too, since that is how services register whose library knows only a port.
+// IPv4 may be served by an IPv6 socket, unless that is for IPv6 only.
 func Bound(n rpcbind.NetID, at netip.AddrPort) (bool, error) {
 	for _, family := range families(n) {
 		list, err := Sockets(family, at.Port())
@@ -100,8 +129,7 @@ func Bound(n rpcbind.NetID, at netip.AddrPort) (bool, error) {
 			return false, err
 		}
 		for _, s := range list {
-			local := s.Local.Addr().Unmap()
-			if local.IsUnspecified() || at.Addr().IsUnspecified() || local == at.Addr().Unmap().WithZone("") {
+			if s.covers(n, at.Addr().Unmap().WithZone("")) {
 				return true, nil
 			}
 		}
@@ -120,34 +148,14 @@ func families(n rpcbind.NetID) []rpcbind.NetID {
 	return []rpcbind.NetID{n}
 }
 
-// Holder says in words who holds a port: "rpcbind (process 812)". Processes of
-// others can be seen by root only.
-func Holder(n rpcbind.NetID, port uint16) (string, bool) {
-	for _, family := range families(n) {
-		list, err := Sockets(family, port)
-		if err != nil || len(list) == 0 {
-			continue
-		}
-		if pid, name := process(list[0].Inode); pid != 0 {
-			return fmt.Sprintf("%s (process %d)", name, pid), true
-		}
-		return fmt.Sprintf("a process of user %d", list[0].UID), true
+// covers reports whether s takes what is sent to an address of n.
+func (s *Socket) covers(n rpcbind.NetID, addr netip.Addr) bool {
+	local := s.Local.Addr()
+	if local.Is6() && local.IsUnspecified() {
+		return n.Is6() || !s.V6Only
 	}
-	return "", false
-}
-
-// process finds a process that has the socket open.
-func process(inode uint32) (pid int, name string) {
-	want := fmt.Sprintf("socket:[%d]", inode)
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is right
-	for _, link := range links {
-		if target, err := os.Readlink(link); err != nil || target != want {
-			continue
-		}
-		parts := strings.Split(link, "/")
-		pid, _ := strconv.Atoi(parts[2])
-		comm, _ := os.ReadFile("/proc/" + parts[2] + "/comm")
-		return pid, strings.TrimSpace(string(comm))
+	if local.Unmap().Is6() != n.Is6() {
+		return false
 	}
-	return 0, ""
+	return local.IsUnspecified() || addr.IsUnspecified() || local.Unmap() == addr
 }
