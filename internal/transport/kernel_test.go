@@ -259,10 +259,10 @@ func TestDualStackSocket(t *testing.T) {
 	}
 }
 
-// No other user can put a socket of theirs beside ours and so get a share of
-// the calls, as SO_REUSEPORT would let them.
+// Nobody can put a socket of theirs beside ours and so get a share of the
+// calls, as SO_REUSEPORT lets a user do with sockets of the same user.
 func TestPortIsNotShared(t *testing.T) {
-	const port, user = 11111, 1000
+	const port = 11111
 	h := lab.NewHost(t, "server")
 	serveOn(t, h, "", Config{Port: port}, portmapper.Options{})
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -275,21 +275,28 @@ func TestPortIsNotShared(t *testing.T) {
 		"udp": func(at string) (io.Closer, error) { return lc.ListenPacket(context.Background(), "udp", at) },
 		"tcp": func(at string) (io.Closer, error) { return lc.Listen(context.Background(), "tcp", at) },
 	}
-	for _, addr := range []string{"0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"} {
-		for network, listen := range listen {
+	for _, tt := range []struct {
+		network string
+		user    uintptr // ours is 0
+	}{
+		// Not of the same user over TCP: the kernel remembers that the port was
+		// shared (struct inet_bind_bucket, fastreuseport) when our sockets don't.
+		{"udp", 0}, {"udp", 1000}, {"tcp", 1000},
+	} {
+		for _, addr := range []string{"0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"} {
 			err := h.Do(func() error {
 				// This thread only, which ends with this function.
-				if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, user, user, user); err != 0 {
+				if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, tt.user, tt.user, tt.user); err != 0 {
 					return err
 				}
-				l, err := listen(net.JoinHostPort(addr, strconv.Itoa(port)))
+				l, err := listen[tt.network](net.JoinHostPort(addr, strconv.Itoa(port)))
 				if err == nil {
 					l.Close()
 				}
 				return err
 			})
 			if !errors.Is(err, unix.EADDRINUSE) {
-				t.Errorf("another user on %s %s: %v, want it in use", network, addr, err)
+				t.Errorf("user %d on %s %s: %v, want it in use", tt.user, tt.network, addr, err)
 			}
 		}
 	}
