@@ -63,7 +63,8 @@ func (w *Worker) callIt(buf []byte) ([]byte, Outcome) {
 		return buf, Silence
 	}
 	r := xdr.NewReader(w.call.Args)
-	c := rpcbind.ReadRemoteCall(&r)
+	w.remote = rpcbind.ReadRemoteCall(&r)
+	c := &w.remote
 	indirect := rpcbind.Proc(w.call.Procedure) == rpcbind.ProcIndirect
 	if r.Err() != nil && indirect {
 		return w.garbage(buf)
@@ -72,20 +73,20 @@ func (w *Worker) callIt(buf []byte) ([]byte, Outcome) {
 		return buf, Silence // it may be a broadcast, and nobody is to answer that with an error
 	}
 	if c.Program == rpcbind.Program && c.Procedure == 0 && w.m.options.Forward != nil {
-		return w.callSelf(buf, &c)
+		return w.callSelf(buf, c)
 	}
-	if !w.m.options.Forward.allows(&c) {
-		return w.denyForward(buf, &c, indirect)
+	if !w.m.options.Forward.allows(c) {
+		return w.denyForward(buf, c, indirect)
 	}
 	reg := w.snap.Exact(registry.Key{Program: c.Program, Version: c.Version, NetID: w.origin.NetID})
 	if reg == nil {
-		return w.noService(buf, &c, indirect)
+		return w.noService(buf, c, indirect)
 	}
 	at := len(buf)
 	buf = w.appendAddr(buf, reg, nil)
 	addr := string(buf[at:])
 	w.Forwarded = Forwarding{
-		Target: target(reg), Call: c, Origin: *w.origin, XID: w.call.XID, Version: w.call.Version,
+		Target: target(reg), Call: *c, Origin: *w.origin, XID: w.call.XID, Version: w.call.Version,
 		Indirect: indirect, limit: w.limit(), addr: addr, m: w.m,
 	}
 	return buf[:at], Forward
@@ -122,7 +123,7 @@ func (w *Worker) callSelf(buf []byte, c *rpcbind.RemoteCall) ([]byte, Outcome) {
 }
 
 func (w *Worker) denyForward(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]byte, Outcome) {
-	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false)
+	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false, indirect)
 	if w.m.observer != nil && w.m.options.Forward != nil {
 		w.m.observer.IndirectDenied(w.origin, c)
 	}
@@ -136,7 +137,7 @@ func (w *Worker) denyForward(buf []byte, c *rpcbind.RemoteCall, indirect bool) (
 }
 
 func (w *Worker) noService(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]byte, Outcome) {
-	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false)
+	w.m.stats.countRemote(w.call.Version, c, w.origin.NetID, false, indirect)
 	if !indirect {
 		return buf, Silence
 	}
@@ -151,7 +152,7 @@ func (w *Worker) noService(buf []byte, c *rpcbind.RemoteCall, indirect bool) ([]
 // nil if there was none. With nothing to send it returns buf as it was.
 func (f *Forwarding) Reply(buf []byte, service *oncrpc.Reply) []byte {
 	ok := service != nil && service.Stat == oncrpc.MsgAccepted && service.Accept == oncrpc.Success
-	f.m.stats.countRemote(f.Version, &f.Call, f.Origin.NetID, ok)
+	f.m.stats.countRemote(f.Version, &f.Call, f.Origin.NetID, ok, f.Indirect)
 	if !ok {
 		if f.Indirect {
 			return oncrpc.AppendAccepted(buf, f.XID, oncrpc.SystemErr)

@@ -104,6 +104,9 @@ type Worker struct {
 	listed bool
 	// size is the length of the call in bytes.
 	size int
+	// remote is the call in the call, of CALLIT and its kin; it stands here so
+	// that an Observer can be shown it without an allocation.
+	remote rpcbind.RemoteCall
 
 	// Forwarded describes the call to forward after the outcome Forward. It
 	// aliases the message.

@@ -111,9 +111,7 @@ func (s *Stats) countLookup(version, program, progVersion uint32, n rpcbind.NetI
 	}
 }
 
-// countRemote counts a call for another program. All of them are indirect, by
-// whichever procedure: so does rpcbind count.
-func (s *Stats) countRemote(version uint32, c *rpcbind.RemoteCall, n rpcbind.NetID, answered bool) {
+func (s *Stats) countRemote(version uint32, c *rpcbind.RemoteCall, n rpcbind.NetID, answered, indirect bool) {
 	k := s.of(version).remote.find(counterName{c.Program, c.Version, c.Procedure, n})
 	if k == nil {
 		return
@@ -123,7 +121,9 @@ func (s *Stats) countRemote(version uint32, c *rpcbind.RemoteCall, n rpcbind.Net
 	} else {
 		k.failure.Add(1)
 	}
-	k.indirect.Add(1)
+	if indirect {
+		k.indirect.Add(1)
+	}
 }
 
 // append appends the result of GETSTAT.
