@@ -32,6 +32,10 @@ func (p *pair) play(s *Step) string {
 	p.stock.send(s)
 	p.ours.send(s)
 	c := NewCase(p.setup, *s, p.stock, p.ours, p.stock.receive(s), p.ours.receive(s))
+	if c.Forwards() {
+		p.stock.receiveLater(s, &c.Stock)
+		p.ours.receiveLater(s, &c.Ours)
+	}
 	so, oo := c.Stock, c.Ours
 	ok := p.explain(c)
 	if !ok {

@@ -71,6 +71,9 @@ func (st *statistics) compare(stock, ours []byte) (wrong []string, bounded bool)
 
 func (st *statistics) disagree(drift map[statKey]int64) (wrong []string) {
 	for k, n := range drift {
+		if _, old := st.drift[k]; k.table == "remote" && k.field == 2 && !old && n == 1 {
+			continue // rpcbind counts the first call of a name as indirect
+		}
 		if n != st.drift[k] && !st.isLoose(k) {
 			wrong = append(wrong, fmt.Sprintf("%+v: rpcbind has %d more, it had %d more before", k, n, st.drift[k]))
 		}
