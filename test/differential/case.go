@@ -131,7 +131,8 @@ func (c *Case) proc() (rpcbind.Proc, bool) {
 	return p, c.parsed && c.call.Program == rpcbind.Program && ok && p <= high
 }
 
-func (c *Case) proc2(list ...rpcbind.Proc) bool {
+// isAny reports whether the call is one of these procedures, of any version.
+func (c *Case) isAny(list ...rpcbind.Proc) bool {
 	p, ok := c.proc()
 	for _, q := range list {
 		if ok && p == q {
@@ -142,7 +143,7 @@ func (c *Case) proc2(list ...rpcbind.Proc) bool {
 }
 
 // Changes reports whether the call may change registrations.
-func (c *Case) Changes() bool { return c.proc2(rpcbind.ProcSet, rpcbind.ProcUnset) }
+func (c *Case) Changes() bool { return c.isAny(rpcbind.ProcSet, rpcbind.ProcUnset) }
 
 // success returns the results of a successful reply.
 func success(o *Outcome) ([]byte, bool) {

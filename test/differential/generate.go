@@ -194,14 +194,12 @@ func (g *Generator) place() (netid, addr string) {
 		host = pick(g, "127.0.0.1", "10.99.0.1", "10.98.0.1", "127.0.0.2", "::1", "fd99::1", "::ffff:10.99.0.1", "8.8.8.8", "2001:db8::1")
 	}
 	p := g.port()
-	return n.String(), host + "." + itoa(p>>8) + "." + itoa(p&255)
+	return n.String(), host + "." + strconv.Itoa(p>>8) + "." + strconv.Itoa(p&255)
 }
 
 func (g *Generator) port() int {
 	return pick(g, 5000, 5001, 5002, 32768, 65535, 1024, 1023, 700, 111, 2049, 80, 1, 5003, 0)
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // hint is where a client says that it found the port mapper.
 func (g *Generator) hint() string {

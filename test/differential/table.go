@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"rpcward/oncrpc"
@@ -153,7 +154,7 @@ func gateFirst(c *Case) bool {
 		return false
 	}
 	_, known := c.proc()
-	if known && c.call.CheckCred() == oncrpc.AuthOK && !accepted(&c.Stock, oncrpc.GarbageArgs) && !c.proc2(rpcbind.ProcNull, rpcbind.ProcCallIt, rpcbind.ProcIndirect) {
+	if known && c.call.CheckCred() == oncrpc.AuthOK && !accepted(&c.Stock, oncrpc.GarbageArgs) && !c.isAny(rpcbind.ProcNull, rpcbind.ProcCallIt, rpcbind.ProcIndirect) {
 		return false
 	}
 	return c.settle()
@@ -229,7 +230,7 @@ func loopbackInterface(c *Case) bool {
 		return false
 	}
 	declined := authError(&c.Stock, oncrpc.AuthTooWeak)
-	notOwner := c.proc2(rpcbind.ProcUnset) && answers(&c.Stock, false) && answers(&c.Ours, true)
+	notOwner := c.isAny(rpcbind.ProcUnset) && answers(&c.Stock, false) && answers(&c.Ours, true)
 	return (declined || c.Setup.Insecure && notOwner) && c.settle()
 }
 
@@ -258,7 +259,7 @@ func ownProgram(c *Case) bool {
 // refusedSet is a SET that rpcbind takes and we do not, for the given reason.
 func refusedSet(reason func(*Case, Change) bool) func(*Case) bool {
 	return func(c *Case) bool {
-		return c.proc2(rpcbind.ProcSet) && answers(&c.Ours, false) && answers(&c.Stock, true) && reason(c, c.change()) && c.settle()
+		return c.isAny(rpcbind.ProcSet) && answers(&c.Ours, false) && answers(&c.Stock, true) && reason(c, c.change()) && c.settle()
 	}
 }
 
@@ -325,51 +326,63 @@ func reservedPort(c *Case, a Change) bool {
 	if ap, ok := parseUAddr(a.Addr); ok {
 		port = uint32(ap.Port())
 	}
-	return (port < 1024 || port == 2049) && port != uint32(rpcbind.Port)
+	bound := port == uint32(rpcbind.Port) && slices.Contains(configured, a.NetID)
+	return (port < 1024 || port == 2049) && !bound
 }
 
 // netidCase is a SET whose netid is not spelled as netconfig(5) does.
 func netidCase(c *Case) bool {
 	n := c.change().NetID
-	return c.proc2(rpcbind.ProcSet) && n != strings.ToLower(n) && answers(&c.Stock, true) && answers(&c.Ours, true)
+	return c.isAny(rpcbind.ProcSet) && n != strings.ToLower(n) && answers(&c.Stock, true) && answers(&c.Ours, true)
 }
 
 // oneStore is an UNSET after which rpcbind's version 2 goes on listing what it
 // removed from the others: it compares netids in two ways.
 func oneStore(c *Case) bool {
 	n := c.change().NetID
-	return c.proc2(rpcbind.ProcUnset) && n != strings.ToLower(n) && answers(&c.Stock, true) && answers(&c.Ours, true)
+	return c.isAny(rpcbind.ProcUnset) && n != strings.ToLower(n) && answers(&c.Stock, true) && answers(&c.Ours, true)
 }
 
 // unsetWhole is an UNSET that we refuse for a registration of somebody else.
 func unsetWhole(c *Case) bool {
-	return c.proc2(rpcbind.ProcUnset) && answers(&c.Ours, false) && answers(&c.Stock, true) && c.mixedOwners() && c.settle()
+	return c.isAny(rpcbind.ProcUnset) && answers(&c.Ours, false) && answers(&c.Stock, true) && c.mixedOwners() && c.settle()
 }
 
 func unsetWholeQuiet(c *Case) bool {
-	return c.proc2(rpcbind.ProcUnset) && answers(&c.Ours, false) && c.mixedOwners()
+	return c.isAny(rpcbind.ProcUnset) && answers(&c.Ours, false) && c.mixedOwners()
 }
 
-// mixedOwners reports whether an UNSET that we refused names more than one
-// registration of ours.
+// mixedOwners reports whether an UNSET that we refused names a registration of
+// somebody else.
 func (c *Case) mixedOwners() bool {
-	a, n := c.change(), 0
-	for _, r := range c.ours.List() {
-		if r.Program == a.Program && r.Version == a.Version {
-			n++
-		}
+	a, owner := c.change(), c.owner()
+	return slices.ContainsFunc(c.ours.List(), func(r rpcbind.RPCB[string]) bool {
+		return r.Program == a.Program && r.Version == a.Version && r.Owner != owner && owner != "superuser"
+	})
+}
+
+// owner is what the caller's registrations are listed under.
+func (c *Case) owner() string {
+	r := c.Route
+	switch {
+	case r.Network == "unix" && r.UID != 0:
+		return strconv.FormatUint(uint64(r.UID), 10)
+	case r.Network == "unix", r.Privileged && (r.Target.IsLoopback() || c.otherLoopback()):
+		return "superuser"
 	}
-	return n > 0
+	return "unknown"
 }
 
 func dumpOverUDP(c *Case) bool {
-	if !c.Route.Datagram() || !accepted(&c.Ours, oncrpc.SystemErr) || c.proc2(rpcbind.ProcIndirect) {
+	if !c.Route.Datagram() || !accepted(&c.Ours, oncrpc.SystemErr) || c.isAny(rpcbind.ProcIndirect) {
 		return false
 	}
 	over := c.Step
 	over.Route = 0
 	whole := c.ours.Ask(over)
-	return len(whole.Reply) > 8800 && (silent(&c.Stock) || len(c.Stock.Reply) > 8800) && c.settle()
+	// Of GETSTAT, which counts differently, rpcbind's answer may be shorter.
+	stock := silent(&c.Stock) || len(c.Stock.Reply) > 8800 || c.is(4, rpcbind.ProcGetStat)
+	return len(whole.Reply) > 8800 && stock && c.settle()
 }
 
 func hiddenPaths(c *Case) bool {
@@ -432,7 +445,7 @@ func (c *Case) answered(o *Outcome) ([]rpcbind.AddrEntry, bool) {
 			e.Addr = rpcbind.UAddr(netip.AddrPortFrom(c.Route.Target, uint16(port)))
 		}
 		return []rpcbind.AddrEntry{e}, r.Err() == nil
-	case c.proc2(rpcbind.ProcGetAddr, rpcbind.ProcGetVersAddr):
+	case c.isAny(rpcbind.ProcGetAddr, rpcbind.ProcGetVersAddr):
 		s, ok := text(o)
 		return []rpcbind.AddrEntry{{NetID: c.Route.NetID().String(), Addr: s}}, ok
 	}
@@ -566,10 +579,10 @@ func uaddrSyntax(c *Case) bool {
 		return false
 	case len(bytes.Trim(res, "\x00")) > 0:
 		s := rpcbind.ReadString(&r)
-		return c.proc2(rpcbind.ProcUAddr2TAddr) && zeroBefore.Match(s) && c.settle()
-	case c.proc2(rpcbind.ProcUAddr2TAddr):
+		return c.isAny(rpcbind.ProcUAddr2TAddr) && zeroBefore.Match(s) && c.settle()
+	case c.isAny(rpcbind.ProcUAddr2TAddr):
 		return !c.convertible(string(rpcbind.ReadString(&r))) && c.settle()
-	case c.proc2(rpcbind.ProcTAddr2UAddr):
+	case c.isAny(rpcbind.ProcTAddr2UAddr):
 		r.Uint32()
 		return !c.isSockaddr(r.Opaque(rpcbind.MaxString)) && c.settle()
 	}
@@ -608,7 +621,7 @@ func (c *Case) isSockaddr(raw []byte) bool {
 func (c *Case) remoteCall() (rpcbind.RemoteCall, bool) {
 	r := xdr.NewReader(c.call.Args)
 	rc := rpcbind.ReadRemoteCall(&r)
-	return rc, r.Err() == nil && c.proc2(rpcbind.ProcCallIt, rpcbind.ProcIndirect) && c.Route.Datagram()
+	return rc, r.Err() == nil && c.isAny(rpcbind.ProcCallIt, rpcbind.ProcIndirect) && c.Route.Datagram()
 }
 
 func callsOff(c *Case) bool {
@@ -616,7 +629,7 @@ func callsOff(c *Case) bool {
 	if !ok || c.Setup.Forward {
 		return false
 	}
-	if c.proc2(rpcbind.ProcIndirect) {
+	if c.isAny(rpcbind.ProcIndirect) {
 		stock := authError(&c.Stock, oncrpc.AuthTooWeak) || accepted(&c.Stock, oncrpc.ProgUnavail) || accepted(&c.Stock, oncrpc.ProgMismatch)
 		return accepted(&c.Ours, oncrpc.SystemErr) && stock && c.settle()
 	}
@@ -637,7 +650,7 @@ func forwardSilent(c *Case) bool {
 // answer comes later.
 func (c *Case) Forwards() bool {
 	rc, ok := c.remoteCall()
-	return ok && c.Setup.Forward && c.proc2(rpcbind.ProcIndirect) && slices.ContainsFunc(c.ours.List(), func(r rpcbind.RPCB[string]) bool {
+	return ok && c.Setup.Forward && c.isAny(rpcbind.ProcIndirect) && slices.ContainsFunc(c.ours.List(), func(r rpcbind.RPCB[string]) bool {
 		return r.Program == rc.Program && r.NetID == c.Route.NetID().String()
 	})
 }
@@ -656,6 +669,6 @@ func getStatCounts(c *Case) bool {
 
 func forwardList(c *Case) bool {
 	rc, ok := c.remoteCall()
-	return ok && c.Setup.Forward && rc.Procedure != 0 && c.proc2(rpcbind.ProcIndirect) &&
+	return ok && c.Setup.Forward && rc.Procedure != 0 && c.isAny(rpcbind.ProcIndirect) &&
 		authError(&c.Ours, oncrpc.AuthTooWeak) && c.settle()
 }
