@@ -435,7 +435,7 @@ func TestNetworkCannotChange(t *testing.T) {
 	rpcb := rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: 400001, Version: 1, NetID: "udp", Addr: "0.0.0.0.8.1", Owner: "superuser"})
 	old := rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: 400000, Version: 1, Owner: "superuser"})
 	for _, network := range []string{"udp", "tcp"} {
-		conn, err := n.Inside.DialFrom(network, netAddr("10.99.0.2:700"), "10.99.0.1:111")
+		conn, err := n.Inside.DialFrom(network, netip.MustParseAddrPort("10.99.0.2:700"), "10.99.0.1:111")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -484,5 +484,3 @@ func TestScannerHearsNothing(t *testing.T) {
 	}
 	checkAlive(t, n, p)
 }
-
-func netAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
