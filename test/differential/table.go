@@ -63,6 +63,7 @@ var table = []difference{
 	{Name: "forward-silent", reconcile: forwardSilent},
 	{Name: "forward-list", reconcile: forwardList},
 	{Name: "forward-failed", reconcile: forwardFailed},
+	{Name: "forward-port"}, // see TestForwardedAnswers: other sockets don't hear it
 	{Name: "calls-off", reconcile: callsOff},
 }
 
