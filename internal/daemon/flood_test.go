@@ -86,6 +86,28 @@ func TestConnectionFloods(t *testing.T) {
 	}
 }
 
+// Root of this host may take the last descriptor: nobody spins then, datagrams
+// are answered, and connections are taken again when there are descriptors.
+func TestOutOfDescriptors(t *testing.T) {
+	t.Parallel()
+	h := lab.NewHost(t, "server")
+	p := fewDescriptors(t, h)
+	flood := openMany(t, h, "unix", lab.Sock, 100)
+	waitLog(t, p, "too many open files")
+	if _, err := ask(h, "udp", "127.0.0.1:111", rpcbind.ProcGetTime, nil); err != nil {
+		t.Errorf("a datagram: %v", err)
+	}
+	if busy := busyFor(t, p, time.Second); busy > 300*time.Millisecond {
+		t.Errorf("took %v of a processor in a second with nothing to do", busy)
+	}
+	for _, conn := range flood {
+		conn.Close()
+	}
+	if err := set(connect(t, h, "unix", lab.Sock), 400000); err != nil {
+		t.Errorf("SET after that: %v", err)
+	}
+}
+
 // One user of this host can't take all connections of the unix socket.
 func TestUserFlood(t *testing.T) {
 	t.Parallel()
