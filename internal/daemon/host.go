@@ -3,9 +3,8 @@ package daemon
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"rpcward/internal/sockdiag"
 	"rpcward/rpcbind"
@@ -17,30 +16,38 @@ type host struct{}
 
 func (host) Now() int64 { return time.Now().Unix() }
 
-// HasAddr asks the kernel to bind a socket there, which it does for addresses
-// of this host only, those of whole local networks (127.0.0.0/8) included.
+// HasAddr looks at the addresses of the interfaces. Binding a socket would be
+// quicker, but the kernel binds to broadcast and multicast addresses too, and
+// with ip_nonlocal_bind to any.
 func (host) HasAddr(addr netip.Addr) bool {
-	family, sa := sockaddr(addr)
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if addr.Unmap().IsLoopback() {
+		return true // all of 127.0.0.0/8, and ::1
+	}
+	addrs, err := interfaceAddrs(addr.Zone())
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
-	return unix.Bind(fd, sa) == nil
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		ours, ok := netip.AddrFromSlice(n.IP)
+		return ok && ours.Unmap() == addr.Unmap().WithZone("")
+	})
 }
 
-func sockaddr(addr netip.Addr) (family int, sa unix.Sockaddr) {
-	addr = addr.Unmap()
-	if addr.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Addr: addr.As4()}
+// interfaceAddrs returns the addresses of the interface of that name, of all
+// interfaces if it is "".
+func interfaceAddrs(name string) ([]net.Addr, error) {
+	if name == "" {
+		return net.InterfaceAddrs()
 	}
-	sa6 := &unix.SockaddrInet6{Addr: addr.As16()}
-	if zone := addr.Zone(); zone != "" {
-		if ifi, err := net.InterfaceByName(zone); err == nil {
-			sa6.ZoneId = uint32(ifi.Index)
-		}
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, err
 	}
-	return unix.AF_INET6, sa6
+	return ifi.Addrs()
 }
 
 func (host) Bound(n rpcbind.NetID, ap netip.AddrPort) bool {

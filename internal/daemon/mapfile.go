@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 
-	"rpcward/internal/portmapper"
 	"rpcward/internal/registry"
 	"rpcward/rpcbind"
 )
@@ -46,9 +45,9 @@ func parseMapLine(text string) (registry.Registration, bool) {
 		return registry.Registration{}, false
 	}
 	ap := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
-	owner := portmapper.Unknown
+	owner := registry.Unknown
 	if privileged != 0 {
-		owner = portmapper.Superuser
+		owner = registry.Superuser
 	}
 	return registry.Registration{
 		Key:  registry.Key{Program: program, Version: version, NetID: n},

@@ -1,11 +1,10 @@
 // Package policy decides whether a call to the port mapper is answered.
 //
 // A Policy is an immutable value made from hosts.allow and hosts.deny. This
-// host is always answered: the socket that a call came in on says that it is
-// this host, or that the caller's address is the very one it called, so that
-// the answer goes nowhere else. Other hosts are answered when
-// hosts.allow matches, refused when hosts.deny matches and, unless told
-// otherwise, refused when nothing matches.
+// host is always answered; its Channel says that a call is this host's, never
+// an address in a rule. Other hosts are answered when hosts.allow matches,
+// refused when hosts.deny matches and, unless told otherwise, refused when
+// nothing matches.
 //
 // Decide is safe for concurrent use, does not allocate, and looks nothing up.
 // The package touches no file and no socket; internal/policyfile reads the
@@ -112,7 +111,8 @@ func New(allow, deny *hostsaccess.File, o Options) (*Policy, []hostsaccess.Diagn
 
 // Decide says whether a call from o is answered, and why.
 func (p *Policy) Decide(o *Origin) Decision {
-	if o.Channel == Loopback || o.Channel == Unix || o.Self() {
+	switch o.Channel {
+	case Claimed, Loopback, Unix:
 		return Decision{Verdict: Answer, Why: whyThisHost}
 	}
 	if p.matcher == nil {

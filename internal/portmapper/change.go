@@ -12,12 +12,6 @@ import (
 	"rpcward/xdr"
 )
 
-// Owners of registrations that are not a user's number.
-const (
-	Superuser = "superuser" // root over a unix socket, or a privileged port of this host
-	Unknown   = "unknown"   // anybody else over IP
-)
-
 // Ports with rules of their own for ordinary users.
 const (
 	firstFreePort = 1024 // IPPORT_RESERVED: lower ones are the superuser's to bind
@@ -60,15 +54,15 @@ func (w *Worker) owner() (string, bool) {
 	o := w.origin
 	switch {
 	case o.Channel == policy.Unix && o.UID == 0:
-		return Superuser, true
+		return registry.Superuser, true
 	case o.Channel == policy.Unix:
 		return strconv.FormatUint(uint64(o.UID), 10), true
-	case o.Channel == policy.Loopback && o.Source.Port() < firstFreePort:
-		return Superuser, true
+	case o.Channel == policy.Loopback && o.Privileged:
+		return registry.Superuser, true
 	case o.Channel == policy.Loopback:
-		return Unknown, w.m.options.InsecureLocal || w.m.options.InsecureRemote
+		return registry.Unknown, w.m.options.InsecureLocal || w.m.options.InsecureRemote
 	default:
-		return Unknown, w.m.options.InsecureRemote
+		return registry.Unknown, o.Channel == policy.Network && w.m.options.InsecureRemote
 	}
 }
 
@@ -139,19 +133,33 @@ func (w *Worker) set(a changeArgs, owner string) bool {
 // that its owner may claim it.
 func (w *Worker) validIP(reg *registry.Registration) bool {
 	ap, ok := rpcbind.ParseUAddr([]byte(reg.Addr))
-	if !ok || ap.Port() == 0 || !reg.NetID.Accepts(ap.Addr()) {
+	addr := ap.Addr()
+	switch {
+	case !ok || ap.Port() == 0 || !reg.NetID.Accepts(addr) || addr.Is4In6():
 		return false
-	}
-	if !ap.Addr().IsUnspecified() && !w.ours(ap.Addr()) {
+	case addr.Zone() != "" && !addr.IsLinkLocalUnicast():
+		return false // what has no scope but carries one was not written by the kernel
+	case !addr.IsUnspecified() && !w.m.host.HasAddr(addr):
 		return false
 	}
 	reg.IP = ap
-	if reg.Owner == Superuser || (ap.Port() >= firstFreePort && ap.Port() != nfsPort) {
+	switch {
+	case reg.Owner == registry.Superuser:
+		return true
+	case w.ownPort(reg):
+		return false
+	case ap.Port() >= firstFreePort && ap.Port() != nfsPort:
 		return true
 	}
 	// Services that drop their rights after binding, such as rpc.statd -p 662,
 	// register as an ordinary user. Nobody else can have bound such a port.
 	return w.m.host.Bound(reg.NetID, ap)
+}
+
+// ownPort reports whether reg claims the port that the port mapper itself serves.
+func (w *Worker) ownPort(reg *registry.Registration) bool {
+	own := w.snap.Lookup(registry.Key{Program: rpcbind.Program, NetID: reg.NetID})
+	return own != nil && own.IP.Port() == reg.IP.Port()
 }
 
 // maxPath is the longest path of a unix socket in bytes, sockaddr_un in unix(7).

@@ -75,11 +75,12 @@ func (w *Worker) callIt(buf []byte) ([]byte, Outcome) {
 	if c.Program == rpcbind.Program && c.Procedure == 0 && w.m.options.Forward != nil {
 		return w.callSelf(buf, c)
 	}
-	if !w.m.options.Forward.allows(c) {
+	if !w.m.options.Forward.allows(c) || w.origin.Channel == policy.Claimed && w.origin.NetID.Is6() {
+		// The kernel drops forged datagrams of its own addresses over IPv4 only.
 		return w.denyForward(buf, c, indirect)
 	}
 	reg := w.snap.Exact(registry.Key{Program: c.Program, Version: c.Version, NetID: w.origin.NetID})
-	if reg == nil {
+	if reg == nil || !w.served(reg) {
 		return w.noService(buf, c, indirect)
 	}
 	at := len(buf)
@@ -90,6 +91,12 @@ func (w *Worker) callIt(buf []byte) ([]byte, Outcome) {
 		Indirect: indirect, limit: w.limit(), addr: addr, m: w.m,
 	}
 	return buf[:at], Forward
+}
+
+// served reports whether the address of reg is this host's, now. A registration
+// may be older than a change of addresses.
+func (w *Worker) served(reg *registry.Registration) bool {
+	return reg.IP.Addr().IsUnspecified() || w.m.host.HasAddr(reg.IP.Addr())
 }
 
 // target is where this host reaches reg.

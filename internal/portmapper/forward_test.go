@@ -18,7 +18,7 @@ import (
 var forwardable = []string{
 	"100001 3 udp 0.0.0.0.15.160 superuser", "100001 4 udp 0.0.0.0.15.161 superuser", "100001 3 tcp 0.0.0.0.15.160 superuser",
 	"100004 2 udp 10.98.0.1.3.32 superuser", "100004 2 udp6 ::.3.32 superuser",
-	"100003 3 udp 0.0.0.0.8.1 superuser",
+	"100003 3 udp 0.0.0.0.8.1 superuser", "100005 3 udp 192.0.2.9.3.33 superuser",
 }
 
 func defaultForward() portmapper.Options {
@@ -45,6 +45,10 @@ func TestForward(t *testing.T) {
 		{"over IPv6", client(rpcbind.UDP6), call(3, 5, 100004, 2, 1, "args"), "[::1]:800", nil},
 		{"procedure 0 of anything", udp, call(3, 5, 100003, 3, 0, ""), "127.0.0.1:2049", nil},
 
+		{"from our own address", self(rpcbind.UDP), call(3, 5, 100001, 3, 1, "args"), "127.0.0.1:4000", nil},
+		{"from our own IPv6 address, which can be forged", self(rpcbind.UDP6), call(3, 5, 100004, 2, 1, "args"), "", none},
+		{"from our own IPv6 address, indirect", self(rpcbind.UDP6), call(4, 10, 100004, 2, 1, "args"), "", tooWeak},
+		{"an address that we had", udp, call(3, 5, 100005, 3, 0, ""), "", none},
 		{"not on the list", udp, call(3, 5, 100003, 3, 1, "args"), "", none},
 		{"not on the list, indirect", udp, call(4, 10, 100003, 3, 1, "args"), "", tooWeak},
 		{"another procedure of the list's program", udp, call(4, 10, 100001, 3, 2, "args"), "", tooWeak},

@@ -93,9 +93,9 @@ func TestGateLetsIn(t *testing.T) {
 // datagram that this host sends to itself.
 func self(n rpcbind.NetID) policy.Origin {
 	if n.Is6() {
-		return over(policy.Network, n, server6, 40000, server6)
+		return over(policy.Claimed, n, server6, 40000, server6)
 	}
-	return over(policy.Network, n, server4, 40000, server4)
+	return over(policy.Claimed, n, server4, 40000, server4)
 }
 
 // TestSelf: who calls from the host's own address is told what loopback is
@@ -116,7 +116,7 @@ func TestSelf(t *testing.T) {
 		t.Errorf("GETPORT of a service on loopback from the own address: %x", got)
 	}
 	priv := self(rpcbind.UDP)
-	priv.Source = over(policy.Network, rpcbind.UDP, server4, 700, server4).Source
+	priv.Source = over(policy.Claimed, rpcbind.UDP, server4, 700, server4).Source
 	if got, _ := f.ask(priv, call(2, 1, 200001, 1, 6, 4000)); !bytes.Equal(got, tooWeak) {
 		t.Errorf("SET in a datagram with our own source address: %x, want AUTH_TOOWEAK", got)
 	}

@@ -107,13 +107,7 @@ func (w *Worker) hinted(hint, answer []byte) (netip.Addr, bool) {
 	if addr.Unmap().IsLoopback() && !w.thisHost() {
 		return netip.Addr{}, false
 	}
-	return addr.WithZone(""), w.ours(addr)
-}
-
-// ours reports whether addr is an address of this host that a client can call.
-func (w *Worker) ours(addr netip.Addr) bool {
-	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	return !addr.Unmap().IsMulticast() && addr.Unmap() != broadcast && w.m.host.HasAddr(addr)
+	return addr.WithZone(""), w.m.host.HasAddr(addr)
 }
 
 // sameHost reports whether two universal addresses differ in their ports only.

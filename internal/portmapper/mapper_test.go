@@ -142,10 +142,12 @@ func over(ch policy.Channel, n rpcbind.NetID, source netip.Addr, port uint16, lo
 }
 
 func loopback(n rpcbind.NetID, port uint16) policy.Origin {
+	o := over(policy.Loopback, n, loop4, port, loop4)
 	if n.Is6() {
-		return over(policy.Loopback, n, loop6, port, loop6)
+		o = over(policy.Loopback, n, loop6, port, loop6)
 	}
-	return over(policy.Loopback, n, loop4, port, loop4)
+	o.Privileged = port < 1024
+	return o
 }
 
 func client(n rpcbind.NetID) policy.Origin {

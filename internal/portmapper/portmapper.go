@@ -23,7 +23,7 @@ import (
 
 // Host is what a Mapper asks of the machine it runs on.
 type Host interface {
-	// HasAddr reports whether addr belongs to this host.
+	// HasAddr reports whether addr is a unicast address of this host.
 	HasAddr(addr netip.Addr) bool
 	// Bound reports whether a socket of transport n is bound to ap's port, on
 	// ap's address or on all.
@@ -171,7 +171,7 @@ func (w *Worker) limit() int {
 // thisHost reports whether what is sent back stays on this host. That decides
 // what the caller is told; what it may change is decided by its channel alone.
 func (w *Worker) thisHost() bool {
-	return w.origin.Channel != policy.Network || w.origin.Self()
+	return w.origin.Channel != policy.Network
 }
 
 // fit replaces a reply that is too long for its datagram.

@@ -22,8 +22,7 @@ const (
 	maxOrdinary   = 8192     // over unix sockets, of all users but root
 	maxPerUser    = 1024     // over unix sockets, of one user
 
-	sourcePrefix6     = 64   // bits of an IPv6 source that one customer may vary at will
-	firstOrdinaryPort = 1024 // IPPORT_RESERVED: lower ones are the superuser's to bind
+	sourcePrefix6 = 64 // bits of an IPv6 source that one customer may vary at will
 )
 
 // Descriptors that connections must leave: our sockets, the state folder, the
@@ -81,7 +80,7 @@ func sourceOf(o *policy.Origin) netip.Addr {
 // uncapped reports whether the kernel says that o is this host's superuser.
 func uncapped(o *policy.Origin) bool {
 	return o.Channel == policy.Unix && o.UID == 0 ||
-		o.Channel == policy.Loopback && o.Source.Port() < firstOrdinaryPort
+		o.Channel == policy.Loopback && o.Privileged
 }
 
 // enter counts a connection and reports whether it may stay; one that may must

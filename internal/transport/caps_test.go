@@ -46,7 +46,7 @@ func fill(c *connectionCaps, o policy.Origin, refused bool) (n int) {
 func TestCaps(t *testing.T) {
 	local := func(uid uint32) policy.Origin { return policy.Origin{Channel: policy.Unix, UID: uid} }
 	loopback := func(port uint16) policy.Origin {
-		return policy.Origin{Channel: policy.Loopback, Source: netip.AddrPortFrom(netip.IPv6Loopback(), port)}
+		return policy.Origin{Channel: policy.Loopback, Source: netip.AddrPortFrom(netip.IPv6Loopback(), port), Privileged: port < 1024}
 	}
 	max := sharesOf(20000)
 	for _, tt := range []struct {
@@ -105,7 +105,7 @@ func TestCapsCount(t *testing.T) {
 		from("192.0.2.1"), from("192.0.2.2"), from("2001:db8::1"), from("2001:db8::2"),
 		{Channel: policy.Unix, UID: 1000}, {Channel: policy.Unix, UID: 1001}, {Channel: policy.Unix},
 		{Channel: policy.Loopback, Source: netip.MustParseAddrPort("127.0.0.1:40000")},
-		{Channel: policy.Loopback, Source: netip.MustParseAddrPort("127.0.0.1:700")},
+		{Channel: policy.Loopback, Source: netip.MustParseAddrPort("127.0.0.1:700"), Privileged: true},
 	}
 	type connection struct {
 		origin  policy.Origin

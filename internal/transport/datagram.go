@@ -23,6 +23,9 @@ type datagramSocket struct {
 	listed netip.AddrPort // where it is bound
 	device string         // interface that it is bound to, if any
 	dual   bool           // an IPv6 socket that gets IPv4 too
+
+	unicasts   map[uint32]netip.Addr // of interfaces, for unicast
+	remembered time.Time             // when unicasts was emptied
 }
 
 func (d *datagramSocket) netids() []rpcbind.NetID { return netids(d.netid, d.dual) }
@@ -67,7 +70,7 @@ func (d *datagramSocket) serve(s *Server) {
 			time.Sleep(errorPause)
 			continue
 		}
-		d.stamp(&origin, from, control[:oobn])
+		d.stamp(&origin, from, control[:oobn], s.reserved)
 		reply, outcome := worker.Answer(out[:0], in[:n], &origin)
 		switch outcome {
 		case portmapper.Reply:
@@ -78,21 +81,66 @@ func (d *datagramSocket) serve(s *Server) {
 	}
 }
 
-// stamp fills in where a datagram came from.
-func (d *datagramSocket) stamp(o *policy.Origin, from netip.AddrPort, control []byte) {
+// stamp fills in where a datagram came from. Ports below reserved are root's.
+func (d *datagramSocket) stamp(o *policy.Origin, from netip.AddrPort, control []byte, reserved uint16) {
 	local, ifindex := packetInfo(control)
+	if local.IsMulticast() {
+		local = d.unicast(ifindex)
+	}
 	*o = policy.Origin{
 		Channel: policy.Network,
 		NetID:   d.netid,
 		Source:  netip.AddrPortFrom(from.Addr().Unmap(), from.Port()),
 		Local:   netip.AddrPortFrom(local.Unmap(), d.listed.Port()),
 	}
-	if ifindex == loopbackIndex {
+	switch {
+	case ifindex == loopbackIndex:
 		o.Channel = policy.Loopback
+		o.Privileged = from.Port() < reserved
+	case o.Source.Addr().WithZone("") == o.Local.Addr() && !o.Local.Addr().IsLoopback():
+		o.Channel = policy.Claimed
 	}
 	if d.dual && o.Source.Addr().Is4() {
 		o.NetID = rpcbind.UDP
 	}
+}
+
+// multicastAge is how long the addresses of interfaces are remembered for
+// datagrams to a group, which anybody on the link may send.
+const multicastAge = 10 * time.Second
+
+// unicast returns this host's address on an interface, for calls that came to a
+// group: the one to answer from, and to name in answers.
+func (d *datagramSocket) unicast(ifindex uint32) netip.Addr {
+	if now := time.Now(); now.Sub(d.remembered) > multicastAge {
+		d.remembered, d.unicasts = now, map[uint32]netip.Addr{}
+	}
+	addr, known := d.unicasts[ifindex]
+	if !known {
+		addr = linkLocal(int(ifindex))
+		d.unicasts[ifindex] = addr
+	}
+	return addr
+}
+
+// linkLocal returns the IPv6 address that an interface has on its link, or none.
+func linkLocal(ifindex int) netip.Addr {
+	ifi, err := net.InterfaceByIndex(ifindex)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok && addr.Is6() && addr.IsLinkLocalUnicast() {
+				return addr
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 func (d *datagramSocket) send(s *Server, reply []byte, to netip.AddrPort, control []byte) {
@@ -102,39 +150,27 @@ func (d *datagramSocket) send(s *Server, reply []byte, to netip.AddrPort, contro
 	}
 }
 
-// Sizes of struct cmsghdr and of the packet information that follows it.
-const (
-	cmsgHeader     = unix.SizeofCmsghdr
-	sizeofPktinfo4 = unix.SizeofInet4Pktinfo
-	sizeofPktinfo6 = unix.SizeofInet6Pktinfo
-)
-
 // packetInfo finds the local address and the interface of a packet in its
 // control messages, cmsg(3). The address of an IPv4 packet is the one to answer
-// from: for a broadcast, the interface's own.
+// from, for a broadcast the interface's own; that is why IP_PKTINFO counts more
+// than IPV6_PKTINFO, which a socket of both families gets as well.
 func packetInfo(control []byte) (local netip.Addr, ifindex uint32) {
-	for len(control) >= cmsgHeader {
-		size := binary.NativeEndian.Uint64(control)
-		level := binary.NativeEndian.Uint32(control[8:])
-		kind := binary.NativeEndian.Uint32(control[12:])
-		if size < cmsgHeader || size > uint64(len(control)) {
+	for len(control) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(control) {
 			break
 		}
-		data := control[cmsgHeader:size]
+		data := control[min(unix.CmsgLen(0), size):size]
 		switch {
-		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= sizeofPktinfo4:
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			return netip.AddrFrom4([4]byte(data[4:8])), binary.NativeEndian.Uint32(data)
-		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= sizeofPktinfo6:
-			return netip.AddrFrom16([16]byte(data[:16])), binary.NativeEndian.Uint32(data[16:])
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			local, ifindex = netip.AddrFrom16([16]byte(data[:16])), binary.NativeEndian.Uint32(data[16:])
 		}
-		control = control[min(align(size), uint64(len(control))):]
+		control = control[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control)):]
 	}
-	return netip.Addr{}, 0
-}
-
-func align(n uint64) uint64 {
-	const word = uint64(unsafe.Sizeof(uintptr(0)))
-	return (n + word - 1) &^ (word - 1)
+	return local, ifindex
 }
 
 // sourceControl appends the control message that makes an answer leave from
@@ -144,21 +180,23 @@ func sourceControl(b []byte, local netip.Addr, is6 bool) []byte {
 		return nil
 	}
 	if is6 {
-		b = appendCmsgHeader(b, sizeofPktinfo6, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO)
+		b, data := appendCmsg(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 		a := local.As16()
-		b = append(b, a[:]...)
-		return append(b, 0, 0, 0, 0)
+		copy(data, a[:]) // in6_pktinfo: address, interface
+		return b
 	}
-	b = appendCmsgHeader(b, sizeofPktinfo4, unix.IPPROTO_IP, unix.IP_PKTINFO)
+	b, data := appendCmsg(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
 	a := local.As4()
-	b = append(b, 0, 0, 0, 0)
-	b = append(b, a[:]...)
-	b = append(b, 0, 0, 0, 0)
-	return append(b, 0, 0, 0, 0) // in_pktinfo is 12 bytes, padded to whole words
+	copy(data[4:], a[:]) // in_pktinfo: interface, local address, destination
+	return b
 }
 
-func appendCmsgHeader(b []byte, size, level, kind int) []byte {
-	b = binary.NativeEndian.AppendUint64(b, uint64(cmsgHeader+size))
-	b = binary.NativeEndian.AppendUint32(b, uint32(level))
-	return binary.NativeEndian.AppendUint32(b, uint32(kind))
+// appendCmsg appends a control message of size zero bytes, and returns those.
+func appendCmsg(b []byte, level, kind int32, size int) (with, data []byte) {
+	at := len(b)
+	b = append(b, make([]byte, unix.CmsgSpace(size))...)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[at]))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(size))
+	return b, b[at+unix.CmsgLen(0) : at+unix.CmsgLen(size)]
 }

@@ -75,6 +75,11 @@ func (s *Sockets) adoptIP(f *os.File, kind int, at netip.AddrPort, dual bool) er
 		if err := wantPacketInfo(int(f.Fd()), is6, true); err != nil {
 			return rootCause(err)
 		}
+		if dual {
+			if err := wantPacketInfo(int(f.Fd()), false, true); err != nil {
+				return rootCause(err)
+			}
+		}
 		pc, err := net.FilePacketConn(f)
 		if err != nil {
 			return err

@@ -1,10 +1,12 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ type Server struct {
 	caps      *connectionCaps
 	forwarder *forwarder
 	counts    counts
+	reserved  uint16 // ports of this host below it are root's to bind
 
 	stopping atomic.Bool
 	mu       sync.Mutex // guards streams, and its closing against stopping
@@ -37,8 +40,24 @@ type counts struct {
 func NewServer(m *portmapper.Mapper, log *slog.Logger) *Server {
 	return &Server{
 		mapper: m, log: log, caps: newConnectionCaps(),
-		forwarder: newForwarder(), streams: map[*stream]struct{}{},
+		forwarder: newForwarder(), streams: map[*stream]struct{}{}, reserved: reservedPorts(),
 	}
+}
+
+// reservedPorts returns the first port that not only root may bind: 1024
+// (IPPORT_RESERVED), or what ip_unprivileged_port_start says if that is lower,
+// as it is in many containers. ip(7).
+func reservedPorts() uint16 {
+	const usual = 1024
+	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return usual // so it was in kernels without the setting
+	}
+	start, err := strconv.ParseUint(string(bytes.TrimSpace(data)), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(min(start, usual))
 }
 
 // drainTime is how long calls in progress may take at the end.
@@ -65,6 +84,8 @@ func (s *Server) Serve(ctx context.Context, socks *Sockets) {
 		os.Remove(path)
 	}
 	s.forwarder.close()
+	s.log.Debug("transport ended", "read_errors", s.counts.readErrors.Load(),
+		"write_errors", s.counts.writeErrors.Load(), "capped", s.counts.capped.Load())
 }
 
 // stop ends the taking of new calls. Connections that wait for one end now,

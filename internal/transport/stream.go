@@ -67,7 +67,7 @@ func (l *streamSocket) accept(s *Server) {
 func (l *streamSocket) admit(s *Server, conn net.Conn) {
 	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker()}
 	var err error
-	if c.origin, err = l.origin(conn); err != nil {
+	if c.origin, err = l.origin(conn, s.reserved); err != nil {
 		conn.Close()
 		return
 	}
@@ -90,7 +90,7 @@ func (l *streamSocket) admit(s *Server, conn net.Conn) {
 	}()
 }
 
-func (l *streamSocket) origin(conn net.Conn) (policy.Origin, error) {
+func (l *streamSocket) origin(conn net.Conn, reserved uint16) (policy.Origin, error) {
 	if u, ok := conn.(*net.UnixConn); ok {
 		cred, err := peerCred(u)
 		if err != nil {
@@ -101,13 +101,14 @@ func (l *streamSocket) origin(conn net.Conn) (policy.Origin, error) {
 	t := conn.(*net.TCPConn)
 	source, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
 	o := policy.Origin{Channel: policy.Network, NetID: l.netid, Source: source, Local: local}
-	if o.Self() {
+	if source.Addr() == local.Addr() {
 		// The handshake has proved the source, so that this host speaks to itself.
 		// For IPv6 the kernel names the interface that has the address instead.
 		o.Channel = policy.Loopback
 	} else if ifindex, err := incomingInterface(t, l.netid.Is6()); err == nil && ifindex == loopbackIndex {
 		o.Channel = policy.Loopback
 	}
+	o.Privileged = o.Channel == policy.Loopback && source.Port() < reserved
 	if l.dual && source.Addr().Is4() {
 		o.NetID = rpcbind.TCP
 	}

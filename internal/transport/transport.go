@@ -71,7 +71,7 @@ func (s *Sockets) Own() []registry.Registration {
 		}
 		for v := rpcbind.Version4; v >= low; v-- {
 			a.Key = registry.Key{Program: rpcbind.Program, Version: v, NetID: n}
-			a.Owner = "superuser"
+			a.Owner = registry.Superuser
 			own = append(own, a)
 		}
 	}

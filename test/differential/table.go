@@ -227,6 +227,9 @@ func wellFormedSys(b []byte) bool {
 // loopbackInterface is a change from an address of the host that rpcbind does
 // not take for one.
 func loopbackInterface(c *Case) bool {
+	if c.Setup.Insecure && c.Changes() && c.claimed() {
+		return authError(&c.Ours, oncrpc.AuthTooWeak) && c.settle()
+	}
 	if !c.Changes() || !c.otherLoopback() {
 		return false
 	}
@@ -238,6 +241,13 @@ func loopbackInterface(c *Case) bool {
 // loopbackOwner: with -i rpcbind takes such registrations, but as those of
 // somebody unknown.
 func loopbackOwner(c *Case) bool { return c.Setup.Insecure && c.Changes() && c.otherLoopback() }
+
+// claimed reports whether the call is a datagram from a network address of the
+// host to itself, which we do not let change anything, with -i either.
+func (c *Case) claimed() bool {
+	r := c.Route
+	return r.From == Server && r.Network == "udp" && !r.Target.IsLoopback()
+}
 
 // otherLoopback reports whether the caller has a privileged port of this host
 // on an address that is not 127.0.0.1 or ::1, and came over the loopback
@@ -291,7 +301,8 @@ func badAddr(c *Case, a Change) bool {
 		return true
 	}
 	ap, ok := parseUAddr(a.Addr)
-	return !n.IsLocal() && (!ok || ap.Port() == 0 || ap.Addr().Is4() == n.Is6() || !ofServer(ap.Addr()))
+	return !n.IsLocal() && (!ok || ap.Port() == 0 || ap.Addr().Is4() == n.Is6() || ap.Addr().Is4In6() ||
+		ap.Addr().Zone() != "" && !ap.Addr().IsLinkLocalUnicast() || !ofServer(ap.Addr()))
 }
 
 // parseUAddr reads a universal address, RFC 5665, Section 5.2.3, the plain way.
@@ -327,8 +338,7 @@ func reservedPort(c *Case, a Change) bool {
 	if ap, ok := parseUAddr(a.Addr); ok {
 		port = uint32(ap.Port())
 	}
-	bound := port == uint32(rpcbind.Port) && slices.Contains(configured, a.NetID)
-	return (port < 1024 || port == 2049) && !bound
+	return port < 1024 || port == 2049
 }
 
 // netidCase is a SET whose netid is not spelled as netconfig(5) does.
@@ -670,6 +680,7 @@ func getStatCounts(c *Case) bool {
 
 func forwardList(c *Case) bool {
 	rc, ok := c.remoteCall()
-	return ok && c.Setup.Forward && rc.Procedure != 0 && c.isAny(rpcbind.ProcIndirect) &&
+	forged := c.claimed() && c.Route.Target.Is6() // as far as we can know
+	return ok && c.Setup.Forward && (rc.Procedure != 0 || forged) && c.isAny(rpcbind.ProcIndirect) &&
 		authError(&c.Ours, oncrpc.AuthTooWeak) && c.settle()
 }
