@@ -267,7 +267,7 @@ func (s *Sockets) listenUnix(path string) error {
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if errors.Is(err, unix.EADDRINUSE) {
-		return &TakenError{NetID: rpcbind.Local, Path: path}
+		return s.abstractTaken(path)
 	}
 	if err != nil {
 		return fmt.Errorf("opening socket %s: %w", path, rootCause(err))
@@ -285,6 +285,27 @@ func (s *Sockets) listenUnix(path string) error {
 	return nil
 }
 
+// abstractTaken deals with a name that another process listens on. Anybody may
+// take an abstract one, and must not keep the port mapper from starting by it.
+func (s *Sockets) abstractTaken(path string) error {
+	taken := &TakenError{NetID: rpcbind.Local, Path: path}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return taken
+	}
+	defer c.Close()
+	cred, err := peerCred(c.(*net.UnixConn))
+	if err != nil {
+		return taken
+	}
+	taken.By = fmt.Sprintf("process %d of user %d", cred.Pid, cred.Uid)
+	if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
+		return taken
+	}
+	s.Skipped = append(s.Skipped, taken.Error()+": services of this host that ask there are deceived")
+	return nil
+}
+
 // removeStale removes a socket that nobody listens on any more.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
@@ -297,8 +318,11 @@ func removeStale(path string) error {
 	if info.Mode()&fs.ModeSocket == 0 {
 		return fmt.Errorf("%s is in the way and is not a socket", path)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
+	c, err := net.Dial("unix", path)
+	if err == nil {
 		c.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) { // a full queue has somebody behind it too
 		return &TakenError{NetID: rpcbind.Local, Path: path}
 	}
 	if err := os.Remove(path); err != nil {
