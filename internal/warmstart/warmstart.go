@@ -21,15 +21,21 @@
 //	 then rpcbind ran and ended            there        new              rpcbind.xdr
 //	 then rpcbind -w ran and was killed    there        none             our state, with a note
 //	 then rpcbind ran and was killed       there        named            our state
+//	 then rpcward ran without its folder   there        named            our state
+//	 then rpcward could not read it        there        named            our state
 //	rpcward was killed
 //	 then rpcbind ran and ended            there        new              rpcbind.xdr
 //	 then rpcbind ran and was killed       there        none             our state
+//	 then rpcbind ran and ended
+//	  but rpcward could not read its file  there        renamed          our state, with a note
 //	the host was started anew              other boot   none, named      nothing
 //	 then rpcbind ran and ended            other boot   new              rpcbind.xdr
 //
 // What a killed rpcbind knew is lost, as it is for rpcbind. portmap.xdr, which
 // has only what version 2 can see and no owners, is taken where rpcbind.xdr
-// would be but is missing or corrupt. A corrupt file is renamed, never removed.
+// would be but is missing or can't be used. A file that can't be used is renamed,
+// never removed. A run that is told not to look into rpcbind's folder does not
+// know what is there: what rpcbind left before it counts as newer after it.
 //
 // A Dir is for one goroutine at a time. It goes on working after the process
 // has given up the rights that Open and Load needed.
@@ -164,6 +170,7 @@ func (d *Dir) Load() (Loaded, error) {
 	if regs := st.services.fit; len(regs) > 0 {
 		l.Registrations, l.Source = regs, d.own.path+"/"+stateFile
 	}
+	d.seen = st.seen // also of files that this run can't or doesn't look at
 	if d.rpcbind != nil {
 		d.loadRpcbind(&st, &l)
 	}
@@ -207,25 +214,41 @@ func (d *Dir) loadRpcbind(st *state, l *Loaded) {
 			}
 			continue
 		}
-		if err != nil {
-			d.note("%s/%s is not used: %v", d.rpcbind.path, file.name, err)
-			continue
+		if err == nil && id != st.seen[i] && !settled {
+			err = d.takeOver(i, data, l)
 		}
-		if id != st.seen[i] && !settled {
-			list, err := file.decode(data)
-			if err != nil {
-				if err := d.setAside(d.rpcbind, file.name, err); err != nil {
-					d.note("%v", err)
-				}
-				continue
-			}
-			d.noteUnfit(d.rpcbind, file.name, &list)
-			d.keep = list.unfit > 0
-			l.Registrations, l.Source = list.fit, d.rpcbind.path+"/"+file.name
+		if err != nil {
+			d.refuse(i, err)
+			continue
 		}
 		settled = true
 		d.seen[i] = id
 		d.done = append(d.done, file.name)
+	}
+}
+
+// takeOver puts what one of rpcbind's files has into l.
+func (d *Dir) takeOver(i int, data []byte, l *Loaded) error {
+	file := rpcbindFiles[i]
+	list, err := file.decode(data)
+	if err != nil {
+		return err
+	}
+	d.noteUnfit(d.rpcbind, file.name, &list)
+	d.keep = list.unfit > 0
+	l.Registrations, l.Source = list.fit, d.rpcbind.path+"/"+file.name
+	return nil
+}
+
+// refuse goes on without one of rpcbind's files. One that is not in our state
+// must not stay under its name: our state is newer from now on, and would be
+// taken for older as soon as somebody mends the file. One that is may stay.
+func (d *Dir) refuse(i int, why error) {
+	name := rpcbindFiles[i].name
+	if d.rpcbind.id(name) == d.seen[i] {
+		d.note("%s/%s is not used: %v", d.rpcbind.path, name, why)
+	} else if err := d.setAside(d.rpcbind, name, why); err != nil {
+		d.note("%v", err)
 	}
 }
 

@@ -134,6 +134,15 @@ func (p *place) stock(warm bool, port uint16, killed bool) {
 	}
 }
 
+// chmod changes the mode of rpcbind's files, those that are there.
+func (p *place) chmod(mode fs.FileMode) {
+	for _, f := range rpcbindFiles {
+		if err := os.Chmod(filepath.Join(p.rpcbind, f.name), mode); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			p.t.Fatal(err)
+		}
+	}
+}
+
 // write makes a new file, as rpcbind does: it never writes into an old one.
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
@@ -205,6 +214,31 @@ func TestWhoIsNewer(t *testing.T) {
 			p.ward(10, export)
 			p.stock(false, 1, true)
 		}, []uint16{10}, stateFile, ""},
+		{"rpcward ended, ran without rpcbind's folder", func(p *place) {
+			p.ward(10, export)
+			folder := p.rpcbind
+			p.rpcbind = ""
+			p.ward(11, export)
+			p.rpcbind = folder
+		}, []uint16{10, 11}, stateFile, ""},
+		{"rpcward ended, ran and could not read rpcbind.xdr", func(p *place) {
+			p.ward(10, export)
+			p.chmod(0o666)
+			p.ward(11, kill)
+			p.chmod(0o600)
+		}, []uint16{10, 11}, stateFile, ""},
+		{"rpcward killed, rpcbind ended, rpcward could not read rpcbind.xdr", func(p *place) {
+			p.ward(10, kill)
+			p.stock(true, 1, false)
+			p.chmod(0o666)
+			p.ward(11, kill)
+			p.chmod(0o600)
+		}, []uint16{10, 11}, stateFile, ""},
+		{"rpcward killed, rpcbind ended, rpcbind.xdr can't be read", func(p *place) {
+			p.ward(10, kill)
+			p.stock(true, 1, false)
+			p.chmod(0o666)
+		}, []uint16{10}, stateFile, "mode 0666)); it is now rpcbind.xdr.corrupt-1"},
 		{"rpcward killed, rpcbind ended", func(p *place) {
 			p.ward(10, kill)
 			p.stock(true, 1, false)
