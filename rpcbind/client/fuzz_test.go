@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -105,15 +106,45 @@ func FuzzMessage(f *testing.F) {
 	f.Add(record(oncrpc.AppendAuthError(nil, 1, oncrpc.AuthTooWeak)))
 	f.Add([]byte{0x80, 0, 0, 0})
 	f.Add([]byte{0x7f, 0xff, 0xff, 0xff, 1})
+	path, answers := answering(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := streamServer(t, func(conn net.Conn, call oncrpc.Call) {
-			conn.Write(data)
-		})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
+		c, err := client.Dial(ctx, "local", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		answers <- data
 		// The id is random, so no input can be the reply.
 		if err := c.Null(ctx, 4); err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// answering is a server that takes one connection after the other, sends bytes
+// from the channel after the first call, and hangs up. It has a unix socket, of
+// which there are as many as a fuzzer wants.
+func answering(f *testing.F) (path string, answers chan<- []byte) {
+	path = filepath.Join(f.TempDir(), "socket")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { l.Close() })
+	queue := make(chan []byte)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			data := <-queue
+			oncrpc.ReadRecord(conn, nil, 9000)
+			conn.Write(data)
+			conn.Close()
+		}
+	}()
+	return path, queue
 }
