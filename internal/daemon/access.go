@@ -19,17 +19,10 @@ import (
 // come by the million when somebody wants to fill a disk. It implements
 // portmapper.Observer.
 type accessLog struct {
-	sink    sink
+	queue   *logQueue
 	all     bool // log allowed calls too (rpcbind -l)
-	lines   chan logLine
 	refused lineLimit
 	allowed lineLimit
-}
-
-// logLine is a line on its way to the sink.
-type logLine struct {
-	priority syslog.Priority
-	text     string
 }
 
 // Lines a second of each kind.
@@ -38,12 +31,9 @@ const (
 	allowedLines = 200
 )
 
-// lineQueue is how many lines may wait for a sink that is slow.
-const lineQueue = 256
-
-func newAccessLog(s sink, all bool) *accessLog {
+func newAccessLog(q *logQueue, all bool) *accessLog {
 	return &accessLog{
-		sink: s, all: all, lines: make(chan logLine, lineQueue),
+		queue: q, all: all,
 		refused: lineLimit{perSecond: refusedLines},
 		allowed: lineLimit{perSecond: allowedLines},
 	}
@@ -72,55 +62,38 @@ func (l *lineLimit) allow(now time.Time) bool {
 // summaryInterval is how often suppressed lines are summed up.
 const summaryInterval = 10 * time.Second
 
-// run writes the lines, and sums up those suppressed, until ctx is done. No
-// call waits for it: whoever reads the log may have stopped to.
+// run sums up the lines that were suppressed, until ctx is done.
 func (a *accessLog) run(ctx context.Context) {
 	t := time.NewTicker(summaryInterval)
 	defer t.Stop()
 	for {
 		select {
-		case l := <-a.lines:
-			a.sink.write(l.priority, l.text)
 		case <-t.C:
 			a.summarize()
 		case <-ctx.Done():
-			a.flush()
 			a.summarize()
 			return
 		}
 	}
 }
 
-// flush writes what is waiting.
-func (a *accessLog) flush() {
-	for {
-		select {
-		case l := <-a.lines:
-			a.sink.write(l.priority, l.text)
-		default:
-			return
-		}
-	}
-}
-
-// put hands a line to run, within the limit of its kind.
+// put logs a line within the limit of its kind.
 func (a *accessLog) put(limit *lineLimit, p syslog.Priority, text func() string) {
-	if !limit.allow(time.Now()) {
-		return
-	}
-	select {
-	case a.lines <- logLine{p, text()}:
-	default:
+	if limit.allow(time.Now()) && !a.queue.offer(p, text()) {
 		limit.suppressed.Add(1)
 	}
 }
 
 func (a *accessLog) summarize() {
-	if n := a.refused.suppressed.Swap(0); n > 0 {
-		a.sink.write(authWarning, fmt.Sprintf("%d more suppressed: requests from unauthorized hosts", n))
-	}
-	if n := a.allowed.suppressed.Swap(0); n > 0 {
-		a.sink.write(authInfo, fmt.Sprintf("%d more suppressed: connects", n))
+	a.sumUp(&a.refused, authWarning, "requests from unauthorized hosts")
+	a.sumUp(&a.allowed, authInfo, "connects")
+}
+
+// sumUp logs how many lines were suppressed, or keeps the number for next time.
+func (a *accessLog) sumUp(limit *lineLimit, p syslog.Priority, what string) {
+	n := limit.suppressed.Swap(0)
+	if n > 0 && !a.queue.offer(p, fmt.Sprintf("%d more suppressed: %s", n, what)) {
+		limit.suppressed.Add(n)
 	}
 }
 

@@ -83,7 +83,7 @@ func Default() Config {
 // daemon is a Config at work.
 type daemon struct {
 	Config
-	sink   sink
+	queue  *logQueue
 	log    *slog.Logger
 	socks  *transport.Sockets
 	state  *warmstart.Dir // nil without a state folder
@@ -98,8 +98,9 @@ type daemon struct {
 // SIGINT or SIGQUIT, and returns when the last call is answered and everything
 // is saved. An error means that it did not start.
 func Run(ctx context.Context, c Config) error {
-	d := &daemon{Config: c, sink: openSink(c.Name, c.Background, c.Stderr), hangup: make(chan os.Signal, 1)}
-	d.log = newLogger(d.sink, c.Debug)
+	d := &daemon{Config: c, queue: newLogQueue(openSink(c.Name, c.Background, c.Stderr)), hangup: make(chan os.Signal, 1)}
+	defer d.queue.close() // last of all: state and lock do not wait for the log
+	d.log = newLogger(d.queue, c.Debug)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	defer stop()
 	signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
@@ -236,7 +237,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer cancel()
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
-	d.access = newAccessLog(d.sink, d.LogConnections)
+	d.access = newAccessLog(d.queue, d.LogConnections)
 	workers.Go(func() { d.access.run(ctx) })
 
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
@@ -274,6 +275,7 @@ func (d *daemon) announce() {
 	d.log.Info(serving)
 	sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+serving+"; answering "+d.policy.Current().Summary())
 	if d.Ready != nil {
+		d.queue.flush() // before standard error goes, or says more
 		d.Ready()
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"log/slog"
 	"log/syslog"
 	"strings"
-	"sync"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
 // sink is where log lines go. The priority has a facility and a severity, as
-// syslog(3) has them.
+// syslog(3) has them. Other than logQueue, a sink may take its time, and is
+// called by one goroutine at a time.
 type sink interface {
 	write(p syslog.Priority, line string)
 }
@@ -32,19 +32,16 @@ func openSink(name string, background bool, stderr io.Writer) sink {
 	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
 		return journalSink{name}
 	}
-	return &stderrSink{name: name, w: stderr}
+	return stderrSink{name, stderr}
 }
 
 // stderrSink writes lines for a person.
 type stderrSink struct {
 	name string
-	mu   sync.Mutex // held while writing
 	w    io.Writer
 }
 
-func (s *stderrSink) write(p syslog.Priority, line string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s stderrSink) write(p syslog.Priority, line string) {
 	fmt.Fprintf(s.w, "%s: %s%s\n", s.name, label(p), line)
 }
 

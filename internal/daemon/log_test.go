@@ -141,16 +141,14 @@ func TestLogFlood(t *testing.T) {
 	}
 }
 
-// Whoever reads the log may stop to: calls are answered all the same.
-func TestLogIsNotRead(t *testing.T) {
-	t.Parallel()
-	n := lab.NewNet(t)
-	lab.Rpcward(t).OpenTo(n.Server, "10.99.0.0/24")
+// stuckLog starts pm with a log that nobody reads, and fills it.
+func stuckLog(t *testing.T, n *lab.Net) *lab.Process {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { r.Close() })
 	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
 		t.Fatal(err)
 	}
@@ -165,5 +163,59 @@ func TestLogIsNotRead(t *testing.T) {
 		if _, err := askOver(conn, rpcbind.ProcNull, nil, patience); err != nil {
 			t.Fatalf("call %d: %v", i, err)
 		}
+	}
+	return p
+}
+
+// Whoever reads the log may stop to: calls are answered all the same, an edited
+// policy takes effect as often as it is edited, and the end comes soon.
+func TestLogIsNotRead(t *testing.T) {
+	t.Parallel()
+	n := lab.NewNet(t)
+	lab.Rpcward(t).OpenTo(n.Server, "10.99.0.0/24")
+	p := stuckLog(t, n)
+	for i := range 3 {
+		for _, open := range []bool{false, true} {
+			n.Server.Allow(map[bool]string{false: "rpcbind: 10.97.0.0/24", true: "rpcbind: 10.99.0.0/24"}[open])
+			if i == 1 {
+				p.Signal(syscall.SIGHUP)
+			}
+			lab.Eventually(t, fmt.Sprintf("edit %d, open: %v", i, open), func() error {
+				_, err := ask(n.Inside, "tcp", "10.99.0.1:111", rpcbind.ProcNull, nil)
+				if (err == nil) != open {
+					return fmt.Errorf("the inside gets %v", err)
+				}
+				return nil
+			})
+		}
+	}
+	if err := set(connect(t, n.Server, "unix", lab.Sock), 400000); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGTERM)
+	select {
+	case <-p.Done():
+	case <-time.After(patience):
+		t.Fatal("still running after SIGTERM")
+	}
+	if err := p.Stop(syscall.SIGTERM); err != nil {
+		t.Errorf("end: %v", err)
+	}
+	lab.StartPortMapper(t, n.Server, lab.Stock(t), "-w")
+	if got := n.Server.MustRun("rpcinfo"); !strings.Contains(got, " 400000 ") {
+		t.Errorf("rpcbind did not take over what was registered, but\n%s", got)
+	}
+}
+
+// All that was said before a start that failed is on standard error, and in
+// order.
+func TestLogOfFailedStart(t *testing.T) {
+	t.Parallel()
+	h := lab.NewHost(t, "server")
+	out := h.MustRun("sh", "-c", lab.Rpcward(t).Toolbox()+" serve --debug --lock-file /nowhere/lock --user nemo 2>&1; echo exit $?")
+	want := []string{"rpcward: debug: no lock file ", `rpcward: error: user "nemo": `, "exit 1"}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if !slices.EqualFunc(lines, want, strings.HasPrefix) {
+		t.Errorf("wrote\n%s\nwant lines that begin with %q", out, want)
 	}
 }
