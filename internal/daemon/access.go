@@ -116,11 +116,19 @@ func line(o *policy.Origin, proc, program uint32, suffix string) string {
 	if o.Channel != policy.Unix {
 		from = o.Source.Addr().String()
 	}
-	name := ""
-	if program != 0 {
-		name = rpcnames.Name(program)
+	return fmt.Sprintf("connect from %s to %s(%s)%s", from, procName(proc), programName(program), suffix)
+}
+
+// programName is the name of a program or, without one, its number; nothing
+// for 0.
+func programName(program uint32) string {
+	if program == 0 {
+		return ""
 	}
-	return fmt.Sprintf("connect from %s to %s(%s)%s", from, procName(proc), name, suffix)
+	if name := rpcnames.Name(program); name != "" {
+		return name
+	}
+	return strconv.FormatUint(uint64(program), 10)
 }
 
 // subject is the program that a call asks about, 0 if it names none.

@@ -60,11 +60,17 @@ func connectLines(t *testing.T, conn net.PacketConn, n int) (lines []string) {
 // and with the same facility and severity.
 func TestLogLinesAreThoseOfRpcbind(t *testing.T) {
 	t.Parallel()
-	const nfs = 100003
+	const nfs, nameless, huge = 100003, 300555, 1<<32 - 2
 	mapping := rpcbind.AppendMapping(nil, rpcbind.Mapping{Program: nfs, Version: 3, Prot: rpcbind.ProtTCP, Port: 2049})
 	rpcb := rpcbind.AppendRPCB(nil, &rpcbind.RPCB[string]{Program: nfs, Version: 3, NetID: "tcp", Addr: "0.0.0.0.8.1"})
+	port := func(program uint32) []byte {
+		return rpcbind.AppendMapping(nil, rpcbind.Mapping{Program: program, Version: 1, Prot: rpcbind.ProtUDP})
+	}
 	calls := []oncrpc.Call{
 		{Version: 2, Procedure: 3, Args: mapping}, // GETPORT
+		{Version: 2, Procedure: 3, Args: port(nameless)},
+		{Version: 2, Procedure: 3, Args: port(huge)},
+		{Version: 2, Procedure: 3, Args: port(0)},
 		{Version: 2, Procedure: 1, Args: mapping}, // SET
 		{Version: 3, Procedure: 3, Args: rpcb},    // GETADDR
 		{Version: 4, Procedure: 2, Args: rpcb},    // UNSET
