@@ -200,7 +200,7 @@ func TestRightsGivenUp(t *testing.T) {
 		if !strings.Contains(want, strconv.Itoa(uid)) {
 			want += fmt.Sprintf(" %d", uid)
 		}
-		for _, path := range []string{p.own, p.own + "/" + stateFile, p.rpcbind + "/" + rpcbindFile} {
+		for _, path := range []string{p.own, p.own + "/" + stateFile, p.own + "/" + lockFile, p.rpcbind + "/" + rpcbindFile} {
 			if info, err := os.Lstat(path); err != nil || ownerOf(info) != uid {
 				t.Errorf("%s: %v, %v, want user %d", path, info, err, uid)
 			}
@@ -209,6 +209,47 @@ func TestRightsGivenUp(t *testing.T) {
 	l := p.load(p.open())
 	if got := fmt.Sprint(portsOf(l.Registrations)); got != fmt.Sprintf("[%s]", strings.TrimSpace(want)) {
 		t.Errorf("loaded %s, want %s", got, want)
+	}
+}
+
+// Nobody else can keep us out of our folder by locking what they can open of
+// it, also if the lock file was once open to all.
+func TestStrangerCannotLock(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.NeedCommand(t, "flock")
+	p := newPlace(t)
+	parent := filepath.Dir(p.own)
+	if err := errors.Join(os.Chmod(parent, 0o755), os.Chmod(filepath.Dir(parent), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	p.ward(1, nil)
+	if err := os.Chmod(p.own+"/"+lockFile, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	p.ward(2, nil)
+	locked := 0
+	for _, path := range []string{p.own, p.own + "/" + stateFile, p.own + "/" + lockFile} {
+		cmd := exec.Command("flock", "--nonblock", path, "sh", "-c", "echo locked; read wait")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4001, Gid: 4001}}
+		hold, err1 := cmd.StdinPipe()
+		out, err2 := cmd.StdoutPipe()
+		if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		if line, _ := bufio.NewReader(out).ReadString('\n'); line == "locked\n" {
+			locked++
+		}
+		d, err := Open(p.own, p.options())
+		if err != nil {
+			t.Errorf("with a stranger's lock on %s: %v", path, err)
+		} else {
+			d.Close()
+		}
+		hold.Close()
+		cmd.Wait()
+	}
+	if locked != 1 {
+		t.Errorf("a stranger locked %d of the files, want the folder alone", locked)
 	}
 }
 
@@ -223,6 +264,9 @@ func TestForeignFolderIsNotGivenAway(t *testing.T) {
 	info, err := os.Stat(dir)
 	if err != nil || ownerOf(info) != 0 {
 		t.Errorf("owner %d, %v", ownerOf(info), err)
+	}
+	if files, err := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("files in it now: %v, %v", files, err)
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lockFile is in our folder, and stays: who holds it holds the folder.
+const lockFile = stateFile + ".lock"
+
 // writableByOthers are the permissions that no folder or file of ours may have.
 const writableByOthers fs.FileMode = 0o022
 
@@ -25,9 +28,11 @@ const maxFile = 64 << 20
 type folder struct {
 	path  string
 	root  *os.Root
-	dir   *os.File // the folder itself, to lock it and to flush renames
+	dir   *os.File // the folder itself, to flush renames
 	owner int
 	users []int // whose files are believed
+
+	locked *os.File // the lock file, nil until it is open
 }
 
 // openFolder opens a folder that was there or was made just now. What is read
@@ -99,25 +104,60 @@ func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid
 
 func (f *folder) close() error {
 	err := f.root.Close()
-	if f.dir != nil {
-		err = errors.Join(err, f.dir.Close())
+	for _, file := range []*os.File{f.dir, f.locked} {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
 	}
 	return err
 }
 
+// prepare makes the folder the one that we alone keep our state in. The lock
+// comes before the change of owner: the folder of one that runs stays that one's.
+func (f *folder) prepare(o Options) error {
+	if err := f.refuseForeign(o); err != nil {
+		return err
+	}
+	if err := f.lock(); err != nil {
+		return err
+	}
+	if err := errors.Join(f.claim(o), f.give(f.locked)); err != nil {
+		return err
+	}
+	return f.probe()
+}
+
 // lock keeps other processes from using the folder as theirs until it is
-// closed. File systems that can't lock folders go without.
+// closed. Whoever can open a file can lock it, flock(2), and everybody can open
+// the folder: hence a file that only root and the folder's owner can open. File
+// systems without locks go without.
 func (f *folder) lock() error {
-	if err := unix.Flock(int(f.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	file, err := f.root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	f.locked = file
+	if err := keepClosed(file); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%s is in use by another rpcward", f.path)
 	}
 	return nil
 }
 
-// claim gives the folder to the user that the process will work as, if root's
-// rights are there for it. A folder with something else in it is not ours to
-// give: somebody named /var/lib by mistake.
-func (f *folder) claim(o Options) error {
+// keepClosed takes the right to open a file from all but its owner.
+func keepClosed(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
+		return err
+	}
+	return file.Chmod(0o600)
+}
+
+// refuseForeign refuses a folder that would have to be given away and has
+// something else in it: somebody named /var/lib by mistake.
+func (f *folder) refuseForeign(o Options) error {
 	if os.Geteuid() != 0 || f.owner == o.UID {
 		return nil
 	}
@@ -130,8 +170,26 @@ func (f *folder) claim(o Options) error {
 			return fmt.Errorf("%s belongs to user %d and has other files in it, such as %s: it must be a folder of its own", f.path, f.owner, name)
 		}
 	}
+	return nil
+}
+
+// claim gives the folder to the user that the process will work as, if root's
+// rights are there for it.
+func (f *folder) claim(o Options) error {
+	if os.Geteuid() != 0 || f.owner == o.UID {
+		return nil
+	}
 	f.owner = o.UID
 	return f.dir.Chown(o.UID, o.GID)
+}
+
+// give makes the folder's owner the owner of a file in it, if root's rights are
+// there for it: that user may be the one to open it next time.
+func (f *folder) give(file *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return file.Chown(f.owner, -1)
 }
 
 // probe tries to write, as the kernel has more reasons to refuse than can be
@@ -240,10 +298,7 @@ func (f *folder) write(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 { // the folder's owner will read it
-		err = file.Chown(f.owner, -1)
-	}
-	if err == nil {
+	if err = f.give(file); err == nil {
 		_, err = file.Write(data)
 	}
 	if err == nil {

@@ -101,11 +101,9 @@ func Open(dir string, o Options) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{own.lock, func() error { return own.claim(o) }, own.probe} {
-		if err := step(); err != nil {
-			own.close()
-			return nil, err
-		}
+	if err := own.prepare(o); err != nil {
+		own.close()
+		return nil, err
 	}
 	d := &Dir{own: own, boot: bootID()}
 	if o.ImportDir != "" {

@@ -614,6 +614,7 @@ func TestModes(t *testing.T) {
 	for path, want := range map[string]fs.FileMode{
 		p.own:                               0o755,
 		p.own + "/" + stateFile:             0o600,
+		p.own + "/" + lockFile:              0o600,
 		p.rpcbind + "/" + rpcbindFile:       0o600,
 		p.rpcbind + "/" + portmapFile:       0o600,
 		p.own + "/" + stateFile + ".new":    0,
