@@ -327,6 +327,81 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// onDisk returns the ports that the next start would find.
+func (p *place) onDisk() []uint16 {
+	p.t.Helper()
+	data, err := os.ReadFile(p.own + "/" + stateFile)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	st, err := decodeState(data)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return portsOf(st.services.fit)
+}
+
+// When the disk fails after the new file has taken the place of the old one,
+// the change is refused; a kill must not lose what was acknowledged before it,
+// nor bring the change about.
+func TestFlushFails(t *testing.T) {
+	p := newPlace(t)
+	d := p.open()
+	p.load(d)
+	r := registry.New(nil, nil, d)
+	for _, reg := range ports(1, 2) {
+		if ok, err := r.Set(reg); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	d.own.dir.Close() // no disk dies on demand: this folder can't be flushed any more
+	reg := ports(1)[0]
+	if ok, err := r.Unset(reg.Program, 1, nil, "1000"); ok || !errors.Is(err, errUnflushed) {
+		t.Errorf("Unset: %v, %v", ok, err)
+	}
+	if got := p.onDisk(); !slices.Equal(got, []uint16{1, 2}) {
+		t.Errorf("on disk after UNSET was refused: %v", got)
+	}
+	if ok, err := r.Set(ports(3)[0]); ok || !errors.Is(err, errUnflushed) {
+		t.Errorf("Set: %v, %v", ok, err)
+	}
+	if got := p.onDisk(); !slices.Equal(got, []uint16{1, 2}) {
+		t.Errorf("on disk after SET was refused: %v", got)
+	}
+}
+
+// What could not be put back at once is put back by the next change that comes,
+// even if there is no room for that one.
+func TestPutBackLater(t *testing.T) {
+	h := lab.NewHost(t, "full")
+	err := h.Do(func() error {
+		if err := errors.Join(os.Mkdir("/run/small", 0o755), unix.Mount("tmpfs", "/run/small", "tmpfs", 0, "size=64k,mode=0755")); err != nil {
+			return err
+		}
+		p := &place{t: t, own: "/run/small"}
+		d := p.open()
+		defer d.Close()
+		if err := errors.Join(d.Save(snapshot(ports(1)...)), d.save(snapshot(ports(2)...), false)); err != nil {
+			return err
+		}
+		d.ahead = true
+		var many []uint16
+		for n := range uint16(2000) {
+			many = append(many, 1+n)
+		}
+		if err := d.Save(snapshot(ports(many...)...)); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("saved on a full disk: %v", err)
+		}
+		if got := p.onDisk(); !slices.Equal(got, []uint16{1}) || d.ahead {
+			t.Errorf("on disk: %v", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Where nothing can be written, Open says so at once.
 func TestReadOnlyFolder(t *testing.T) {
 	h := lab.NewHost(t, "readonly")

@@ -270,9 +270,13 @@ func (f *folder) create(name string) (*os.File, error) {
 	return f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
+// errUnflushed says that a file has its new content, but that a power failure
+// may bring the old one back.
+var errUnflushed = errors.New("flushing the folder")
+
 // replace writes a file anew. Whatever happens on the way, the old one or the
 // new one is there, complete; without an error the new one, even if the power
-// fails now.
+// fails now. With errUnflushed it is the new one while the power stays.
 func (f *folder) replace(name string, data []byte) error {
 	if len(data) > maxFile {
 		return fmt.Errorf("%s would have %d bytes, more than %d", name, len(data), maxFile)
@@ -288,7 +292,7 @@ func (f *folder) replace(name string, data []byte) error {
 	}
 	// Some file systems flush no folders, and say so.
 	if err := f.dir.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
+		return fmt.Errorf("%w: %w", errUnflushed, err)
 	}
 	return nil
 }

@@ -85,6 +85,9 @@ type Dir struct {
 	done    []string  // rpcbind's files that are not needed once our state is saved
 	keep    bool      // they hold what we could not take over
 	scratch []byte
+
+	saved *registry.Snapshot // by the last Save that could, nil before the first
+	ahead bool               // our file has a later one all the same
 }
 
 // Open opens the state folder, making it if it is not there, and rpcbind's
@@ -272,11 +275,35 @@ func (d *Dir) setAside(f *folder, name string, why error) error {
 
 // Save replaces our state by s, so that it survives a crash of the process and
 // of the host. It implements registry.Store.
+//
+// After an error the file holds what was saved before: what was acknowledged on
+// the strength of that must survive, also if the new file was there already
+// when the disk failed. The first snapshot counts as saved, since it is what the
+// process begins with.
 func (d *Dir) Save(s *registry.Snapshot) error {
-	if err := d.save(s, false); err != nil {
-		return err
+	if d.saved == nil {
+		d.saved = s
 	}
-	d.dropDone()
+	err := d.save(s, false)
+	if err == nil {
+		d.saved, d.ahead = s, false
+		d.dropDone()
+		return nil
+	}
+	if d.ahead = d.ahead || errors.Is(err, errUnflushed); d.ahead {
+		err = errors.Join(err, d.putBack())
+	}
+	return err
+}
+
+// putBack saves again what was saved before. Where that is not possible now, the
+// next Save tries again.
+func (d *Dir) putBack() error {
+	err := d.save(d.saved, false)
+	if err != nil && !errors.Is(err, errUnflushed) {
+		return fmt.Errorf("putting back what was saved before: %w", err)
+	}
+	d.ahead = false
 	return nil
 }
 
