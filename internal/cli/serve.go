@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -190,7 +189,7 @@ func rpcbindMain(args []string, stdout, stderr io.Writer) int {
 		// -a (abort on errors when debugging) and -w (warm start) ask for what
 		// is always so: errors end the start, and state is kept.
 	}
-	if os.Geteuid() != 0 && !inherited() && !mayBind() {
+	if os.Geteuid() != 0 && !inherited() && !mayBind() && !inBackground() {
 		fmt.Fprintln(stderr, "rpcbind: Sorry. You are not superuser")
 		return 1
 	}
@@ -245,7 +244,10 @@ func portmapMain(args []string, stdout, stderr io.Writer) int {
 		case "U":
 			c.User = o.arg
 		case "m":
-			c.MapFile = o.arg
+			if c.MapFile, err = filepath.Abs(o.arg); err != nil { // the background is at /
+				fmt.Fprintf(stderr, "portmap: -m %s: %v\n", o.arg, err)
+				return 1
+			}
 		case "p":
 			port, err := strconv.ParseUint(o.arg, 10, 16)
 			if err != nil || port == 0 {
@@ -272,10 +274,10 @@ func runDaemon(c daemon.Config, foreground bool) int {
 	switch {
 	case foreground:
 		err = daemon.Run(context.Background(), c)
-	case os.Getenv(backgroundEnv) == "":
-		err = detach()
-	default:
+	case inBackground():
 		err = runDetached(c)
+	default:
+		err = detach()
 	}
 	if err == nil {
 		return 0
@@ -286,64 +288,4 @@ func runDaemon(c daemon.Config, foreground bool) int {
 		fmt.Fprintf(c.Stderr, "%s: hint: %s\n", c.Name, hint.Hint)
 	}
 	return 1
-}
-
-// backgroundEnv marks the process that detach started. Its descriptor 3 is a
-// pipe to the one that waits for it.
-const (
-	backgroundEnv = "RPCWARD_BACKGROUND"
-	readyFD       = 3
-)
-
-// detach starts this program again, in a session of its own, and returns when
-// that one serves. What it prints before goes to our standard error.
-func detach() error {
-	// By the name that it was called by, under which admins look for it.
-	self, err := exec.LookPath(os.Args[0])
-	if err != nil {
-		if self, err = os.Executable(); err != nil {
-			return err
-		}
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), backgroundEnv+"=1")
-	cmd.Dir = "/"
-	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return err
-	}
-	if n, _ := r.Read(make([]byte, 1)); n == 1 {
-		return cmd.Process.Release()
-	}
-	if err := cmd.Wait(); err != nil {
-		os.Exit(1) // it has said why
-	}
-	return nil
-}
-
-// runDetached is the daemon in the background.
-func runDetached(c daemon.Config) error {
-	os.Unsetenv(backgroundEnv)
-	ready := os.NewFile(readyFD, "ready")
-	syscall.CloseOnExec(readyFD)
-	c.Background = true
-	c.Ready = func() {
-		ready.Write([]byte{1})
-		ready.Close()
-		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-			syscall.Dup3(int(null.Fd()), 2, 0)
-			null.Close()
-		}
-	}
-	return daemon.Run(context.Background(), c)
 }
