@@ -108,7 +108,7 @@ func Run(ctx context.Context, c Config) error {
 	defer signal.Stop(d.hangup)
 
 	if c.LockFile != "" {
-		l, err := takeLock(c.LockFile, d.log)
+		l, err := takeLock(&c, d.log)
 		if err != nil {
 			return err
 		}

@@ -163,25 +163,32 @@ func TestFailedStart(t *testing.T) {
 	}
 }
 
-// Two port mappers do not run beside each other, whichever was first.
+// Two port mappers do not run beside each other, whichever was first, and ours
+// says which process it was.
 func TestSecondInstance(t *testing.T) {
 	t.Parallel()
 	ours, stock := lab.Rpcward(t), lab.Stock(t)
+	const running = "another rpcbind is already running"
 	for _, tt := range []struct {
-		name          string
-		first, second lab.PortMapper
+		name   string
+		first  lab.PortMapper
+		second []string
+		want   string // %s stands for the first's process
 	}{
-		{"rpcward beside rpcward", ours, ours},
-		{"rpcward beside rpcbind", stock, ours},
-		{"rpcbind beside rpcward", ours, stock},
+		{"rpcward beside rpcward", ours, []string{ours.Path, "-f"}, running + ". Aborting: it is rpcbind (process %s)"},
+		{"rpcward beside rpcbind", stock, []string{ours.Path, "-f"}, running + ". Aborting: it is rpcbind (process %s)"},
+		{"rpcbind beside rpcward", ours, []string{stock.Path, "-f"}, running + ". Aborting"},
+		{"serve beside rpcward", ours, []string{ours.Toolbox(), "serve"}, running + ": rpcbind (process %s)"},
+		{"serve beside rpcbind", stock, []string{ours.Toolbox(), "serve"}, running + ": rpcbind (process %s)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			h := lab.NewHost(t, "server")
 			lab.StartPortMapper(t, h, tt.first)
-			_, err := h.Run(t.Context(), tt.second.Path, "-f")
-			if err == nil || !strings.Contains(err.Error(), "another rpcbind is already running. Aborting") {
-				t.Errorf("the second one: %v", err)
+			want := strings.ReplaceAll(tt.want, "%s", strings.TrimSpace(h.MustRun("pidof", "rpcbind")))
+			_, err := h.Run(t.Context(), tt.second[0], tt.second[1:]...)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("the second one: %v, want %q", err, want)
 			}
 			if _, err := ask(h, "udp", "127.0.0.1:111", rpcbind.ProcNull, nil); err != nil {
 				t.Errorf("the first one: %v", err)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/user"
 	"strconv"
@@ -100,32 +99,6 @@ func dropCapabilities() error {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
 	return nil
-}
-
-// lock is held as long as the process lives, so that a second port mapper,
-// ours or rpcbind, does not start beside it.
-type lock struct{ file *os.File }
-
-// takeLock takes path for ourselves, as rpcbind does: flock(2) on a file that
-// stays. Where the file can't be made (a read-only /run, no rights) the port
-// itself keeps a second one away.
-func takeLock(path string, log *slog.Logger) (*lock, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o444)
-	if err != nil {
-		log.Debug("no lock file", "err", err)
-		return &lock{}, nil
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, errors.New("another rpcbind is already running. Aborting")
-	}
-	return &lock{f}, nil
-}
-
-func (l *lock) release() {
-	if l.file != nil {
-		l.file.Close()
-	}
 }
 
 // CapNetBindService is the number of CAP_NET_BIND_SERVICE, capabilities(7).
