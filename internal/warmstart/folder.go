@@ -180,7 +180,10 @@ func (f *folder) claim(o Options) error {
 		return nil
 	}
 	f.owner = o.UID
-	return f.dir.Chown(o.UID, o.GID)
+	if err := f.dir.Chown(o.UID, o.GID); err != nil {
+		return fmt.Errorf("giving the folder to user %d: %w", o.UID, err)
+	}
+	return nil
 }
 
 // give makes the folder's owner the owner of a file in it, if root's rights are
