@@ -182,6 +182,9 @@ func (d *daemon) openState() error {
 	if err != nil {
 		return err
 	}
+	if acc.stuck != nil {
+		d.log.Warn("working as root, without its capabilities: start it as another user, with CAP_NET_BIND_SERVICE alone", "err", acc.stuck)
+	}
 	if d.StateDir != "" {
 		d.state, err = warmstart.Open(d.StateDir, warmstart.Options{UID: acc.uid, GID: acc.gid, ImportDir: d.ImportDir})
 		switch {

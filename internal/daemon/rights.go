@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -16,6 +17,7 @@ import (
 type account struct {
 	name     string
 	uid, gid int
+	stuck    error // why root stays though nobody asked for it
 }
 
 // fallbackUsers are tried when no user is named: rpcbind's own on Debian and on
@@ -27,20 +29,66 @@ var fallbackUsers = []string{"_rpc", "rpc", "daemon", "nobody"}
 const overflowID = 65534
 
 // serviceAccount finds the user to work as. Without root's rights it is the
-// caller, whatever is asked for.
+// caller, whatever is asked for; and it is root where root can't become anybody
+// else, as in many containers, unless a user was asked for.
 func serviceAccount(name string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{uid: os.Geteuid(), gid: os.Getegid()}, nil
 	}
 	if name != "" {
-		return lookUpUser(name)
+		a, err := lookUpUser(name)
+		if err == nil && a.uid != 0 {
+			err = a.reachable()
+		}
+		return a, err
 	}
 	for _, n := range fallbackUsers {
-		if a, err := lookUpUser(n); err == nil {
+		if a, err := lookUpUser(n); err == nil && a.reachable() == nil {
 			return a, nil
 		}
 	}
-	return account{name: "nobody", uid: overflowID, gid: overflowID}, nil
+	nobody := account{name: "nobody", uid: overflowID, gid: overflowID}
+	if err := nobody.reachable(); err != nil {
+		return account{name: "root", stuck: err}, nil
+	}
+	return nobody, nil
+}
+
+// reachable returns an error that says why root can't become a, capabilities(7)
+// and user_namespaces(7).
+func (a account) reachable() error {
+	switch {
+	case !HasCapability(unix.CAP_SETUID):
+		return fmt.Errorf("changing to user %s: this process lacks CAP_SETUID", a.name)
+	case !HasCapability(unix.CAP_SETGID):
+		return fmt.Errorf("changing to user %s: this process lacks CAP_SETGID", a.name)
+	case !mapped("/proc/self/uid_map", a.uid), !mapped("/proc/self/gid_map", a.gid):
+		return fmt.Errorf("changing to user %s: this user namespace has no such user or group", a.name)
+	case groupsStay():
+		return fmt.Errorf("changing to user %s: this user namespace does not let groups be given up", a.name)
+	}
+	return nil
+}
+
+// mapped reports whether an id exists in our user namespace. Where that can't
+// be read, trying will tell.
+func mapped(file string, id int) bool {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(data)) {
+		var inside, outside, length int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &length); err == nil && inside <= int64(id) && int64(id) < inside+length {
+			return true
+		}
+	}
+	return false
+}
+
+func groupsStay() bool {
+	data, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(data)) == "deny"
 }
 
 func lookUpUser(name string) (account, error) {
@@ -50,16 +98,18 @@ func lookUpUser(name string) (account, error) {
 	}
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
-	return account{name, uid, gid}, errors.Join(err1, err2)
+	return account{name: name, uid: uid, gid: gid}, errors.Join(err1, err2)
 }
 
 // assume gives up, for good, root and every capability: also an ordinary user
-// may have been given one to bind the port. It does nothing if root is to stay.
+// may have been given one to bind the port. It does nothing if root was asked
+// for. A root that stays without being asked for keeps the files that are
+// root's, and no other power.
 func (a account) assume() error {
-	if a.uid == 0 {
+	if a.uid == 0 && a.stuck == nil {
 		return nil
 	}
-	if os.Geteuid() == 0 {
+	if a.uid != 0 && os.Geteuid() == 0 {
 		if err := a.become(); err != nil {
 			return err
 		}
@@ -94,7 +144,7 @@ func dropCapabilities() error {
 		_, _, err = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
 	}
 	// Go can't reach all threads of a program that is linked with C, which ours is
-	// not when it is shipped. setuid(2) has taken root's capabilities in any case.
+	// not when it is shipped. A root that was given up took its own with it.
 	if err != 0 && err != unix.ENOTSUP {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}

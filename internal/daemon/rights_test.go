@@ -108,6 +108,66 @@ func TestOrdinaryUserWithCapability(t *testing.T) {
 	}
 }
 
+// A root that can't become anybody else serves too, without its capabilities,
+// and keeps what is registered.
+func TestRootThatStays(t *testing.T) {
+	t.Parallel()
+	lab.NeedCommand(t, "setpriv", "unshare")
+	for _, tt := range []struct {
+		name    string
+		command []string
+		why     string
+	}{
+		{"no capability but one", []string{"setpriv", "--clear-groups", "--bounding-set", "-all,+net_bind_service"}, "lacks CAP_SETUID"},
+		{"no CAP_SETGID", []string{"setpriv", "--clear-groups", "--bounding-set", "-setgid"}, "lacks CAP_SETGID"},
+		{"user namespace of one user", []string{"setpriv", "--clear-groups", "unshare", "--map-root-user", "--net", "--mount",
+			"sh", "-c", `ip link set lo up; mount -t tmpfs tmpfs /run; exec "$@"`, "sh"}, "no such user"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := lab.NewHost(t, "container")
+			command := append(tt.command, lab.Rpcward(t).Toolbox(), "serve")
+			p := h.Start(command[0], command[1:]...)
+			waitLog(t, p, "serving")
+			checkRights(t, p, "0", "0")
+			if log := p.Log(); strings.Count(log, "warning") != 1 || !strings.Contains(log, "working as root") || !strings.Contains(log, tt.why) {
+				t.Errorf("warnings, want one with %q:\n%s", tt.why, log)
+			}
+			if err := p.Stop(syscall.SIGTERM); err != nil {
+				t.Errorf("end: %v", err)
+			}
+		})
+	}
+}
+
+// What was registered survives there.
+func TestRootThatStaysSaves(t *testing.T) {
+	t.Parallel()
+	lab.NeedCommand(t, "setpriv")
+	h := lab.NewHost(t, "container")
+	for range 2 {
+		p := h.Start("setpriv", "--bounding-set", "-all,+net_bind_service", lab.Rpcward(t).Toolbox(), "serve")
+		p.WaitServing()
+		if err := set(connect(t, h, "unix", lab.Sock), 400000); err != nil {
+			t.Errorf("SET: %v", err)
+		}
+		p.Stop(syscall.SIGKILL)
+	}
+	p := serve(t, h)
+	waitLog(t, p, "took over 1 registrations from /run/rpcward/registrations")
+}
+
+// A user that was asked for is not silently replaced by root.
+func TestUserOutOfReach(t *testing.T) {
+	t.Parallel()
+	lab.NeedCommand(t, "setpriv")
+	h := lab.NewHost(t, "container")
+	_, err := h.Run(t.Context(), "setpriv", "--bounding-set", "-all,+net_bind_service", lab.Rpcward(t).Toolbox(), "serve", "--user", "daemon")
+	if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "changing to user daemon: this process lacks CAP_SETUID") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestOrdinaryUserWithoutCapability(t *testing.T) {
 	t.Parallel()
 	lab.NeedCommand(t, "setpriv")
