@@ -84,7 +84,7 @@ answered. One line in hosts.allow opens a network, for UDP and TCP at once:
 // serveOrFallBack serves the host, or if that can't be, something to look at.
 func serveOrFallBack(ctx context.Context, c daemon.Config) error {
 	c.Ready = func() {
-		fmt.Fprintln(c.Stderr, "next, in another terminal:  rpcinfo -p 127.0.0.1    (Ctrl-C ends this one)")
+		fmt.Fprintf(c.Stderr, "next, in another terminal:  %s rpcinfo -p    (Ctrl-C ends this one)\n", os.Args[0])
 	}
 	err := daemon.Run(ctx, c)
 	if err == nil {
@@ -95,7 +95,7 @@ func serveOrFallBack(ctx context.Context, c daemon.Config) error {
 	c.AllowFile, c.DenyFile, c.StateDir, c.ImportDir, c.LockFile = "", "", "", "", ""
 	c.Mapper.InsecureLocal = true
 	c.Ready = func() {
-		fmt.Fprintf(c.Stderr, "next, in another terminal:  rpcinfo -a 127.0.0.1.%d.%d -T udp 100000    (Ctrl-C ends this one)\n", daemon.FallbackPort>>8, daemon.FallbackPort&0xff)
+		fmt.Fprintf(c.Stderr, "next, in another terminal:  %s rpcinfo -a 127.0.0.1.%d.%d -T udp 100000    (Ctrl-C ends this one)\n", os.Args[0], daemon.FallbackPort>>8, daemon.FallbackPort&0xff)
 	}
 	return daemon.Run(ctx, c)
 }
