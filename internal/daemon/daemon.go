@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -86,6 +88,7 @@ type daemon struct {
 	queue  *logQueue
 	log    *slog.Logger
 	socks  *transport.Sockets
+	made   []string       // files of unix sockets that are ours, not passed to us
 	state  *warmstart.Dir // nil without a state folder
 	saved  []registry.Registration
 	policy *policyfile.Watcher
@@ -118,10 +121,22 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := d.openState(); err != nil {
-		d.socks.Close()
+		d.abandon()
 		return err
 	}
 	return d.serve(ctx)
+}
+
+// abandon closes what was opened for a start that failed, so that another one
+// can be tried in this process too.
+func (d *daemon) abandon() {
+	d.socks.Close()
+	for _, path := range d.made {
+		os.Remove(path)
+	}
+	if d.state != nil {
+		d.state.Close()
+	}
 }
 
 // openSockets takes the sockets that a service manager passed; only without
@@ -135,6 +150,7 @@ func (d *daemon) openSockets() error {
 			Port: d.Port, Hosts: d.Hosts, LoopbackOnly: d.LoopbackOnly,
 			NetIDs: visibleTransports(netconfigPath), Unix: d.Unix,
 		})
+		d.made = slices.DeleteFunc(slices.Clone(d.Unix), func(path string) bool { return strings.HasPrefix(path, "@") })
 	}
 	var taken *transport.TakenError
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"rpcward/internal/daemon"
+	"rpcward/internal/warmstart"
 	"rpcward/oncrpc"
 	"rpcward/rpcbind"
 	"rpcward/test/lab"
@@ -153,13 +156,44 @@ func TestFailedStart(t *testing.T) {
 			t.Parallel()
 			h := lab.NewHost(t, "server")
 			h.MustRun("sh", "-c", tt.prepare)
+			program := lab.Rpcward(t).Toolbox() // may take a while to build
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			_, err := h.Run(ctx, lab.Rpcward(t).Toolbox(), append([]string{"serve"}, tt.args...)...)
+			_, err := h.Run(ctx, program, append([]string{"serve"}, tt.args...)...)
 			if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want exit status 1 and %q", err, tt.want)
 			}
+			if left, _ := h.Run(ctx, "find", "/run/rpcbind.sock", "-type", "s"); left != "" {
+				t.Error("a socket that nobody listens on is left")
+			}
 		})
+	}
+}
+
+// A start that fails holds on to nothing, so that the same process can try
+// again in another way, as serve --fallback does.
+func TestFailedStartLetsGo(t *testing.T) {
+	h := lab.NewHost(t, "server")
+	h.MustRun("sh", "-c", "mkdir /run/rpcward && echo corrupt >/run/rpcward/registrations && mount --bind /run/rpcward/registrations /run/rpcward/registrations")
+	err := h.Do(func() error {
+		c := daemon.Default()
+		c.Stderr, c.User = io.Discard, "root" // the test goes on as root
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		for range 2 { // the second meets what the first left
+			err := daemon.Run(ctx, c)
+			if err == nil || !strings.Contains(err.Error(), "device or resource busy") { // a mount point can't be renamed
+				t.Errorf("started with a state that can be neither read nor set aside: %v", err)
+			}
+		}
+		state, err := warmstart.Open(c.StateDir, warmstart.Options{})
+		if err != nil {
+			return err
+		}
+		return state.Close()
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
