@@ -121,7 +121,10 @@ func (f *folder) prepare(o Options) error {
 	if err := f.lock(); err != nil {
 		return err
 	}
-	if err := errors.Join(f.claim(o), f.give(f.locked)); err != nil {
+	if err := f.claim(o); err != nil {
+		return err
+	}
+	if err := f.give(f.locked); err != nil {
 		return err
 	}
 	return f.probe()
