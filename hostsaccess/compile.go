@@ -350,7 +350,7 @@ func (c *compiler) diagnostics() []Diagnostic {
 	}
 	if n := len(c.matcher.side); n > manySide {
 		all = append(all, Diagnostic{
-			File: c.matcher.outcomes[c.matcher.side[0].sure].Rule.File, Code: SlowRules,
+			File: c.matcher.outcomes[c.matcher.side[0].sure].Rule.File, Severity: Warning, Code: SlowRules,
 			Message:     fmt.Sprintf("%d rules with daemon@address, masks with holes or scoped addresses", n),
 			Consequence: "each is tried in turn for every call", Hint: "write networks without scope",
 		})

@@ -11,16 +11,40 @@ type Severity uint8
 
 // The severities.
 const (
-	Warning Severity = iota // the rule acts, perhaps not as it seems to
+	Info    Severity = iota // worth knowing, nothing is wrong
+	Warning                 // the rule acts, perhaps not as it seems to
 	Error                   // what the rule means is not known
 )
 
-// String returns "warning" or "error".
+// String returns "info", "warning" or "error".
 func (s Severity) String() string {
-	if s == Error {
+	switch s {
+	case Error:
 		return "error"
+	case Warning:
+		return "warning"
 	}
-	return "warning"
+	return "info"
+}
+
+// Effect says what libwrap, by which other services read the files, makes of
+// the piece of a rule that a finding is about.
+type Effect uint8
+
+// The effects. None of them is ever reported by libwrap to whoever is at the
+// terminal; most are not reported at all.
+const (
+	AsWritten  Effect = iota // the same as this package
+	NeverMatch               // the line is passed over, or the pattern never matches
+	WiderMatch               // it matches more clients than are written
+	RefuseAll                // whoever the rule matches is refused, in either file
+	StopsFile                // the rest of the file is not read; hosts.deny then refuses everybody
+)
+
+// Edit replaces Source[Offset:End] of a File.
+type Edit struct {
+	Offset, End int
+	Text        string
 }
 
 // Code names a kind of finding. Codes stay the same from release to release.
@@ -36,6 +60,9 @@ const (
 	PartialAddress    Code = "partial-address"    // 10.1.2 or 10/8
 	BadAddress        Code = "bad-address"        // 10.1.2.300, [10.1.2.3]
 	BadMask           Code = "bad-mask"           // /33, /junk
+	DeadMask          Code = "dead-mask"          // 0.0.0.0/0, 192.0.2.1/255.255.255.255
+	AddressGlob       Code = "address-glob"       // 10.*
+	LongName          Code = "long-name"          // a host name that libwrap cuts off
 	BadPattern        Code = "bad-pattern"        // bytes that no name has
 	MappedAddress     Code = "mapped-address"     // [::ffff:192.0.2.1]
 	OnlyIPv6          Code = "only-ipv6"          // [::]/0 is not every host
@@ -62,6 +89,21 @@ const (
 	SlowRules   Code = "slow-rules"   // many rules that must be tried one by one
 )
 
+// The findings of Check, about the two files as a whole.
+const (
+	AllowInDeny     Code = "allow-in-deny"     // ": allow" in hosts.deny
+	Shadowed        Code = "shadowed"          // earlier rules decide for all its clients
+	NameRefusal     Code = "name-refusal"      // refuses by a name that a client need not have
+	CommandDecides  Code = "command-decides"   // aclexec
+	OptionNoEffect  Code = "option-no-effect"  // user, group
+	PortmapName     Code = "portmap-name"      // portmap without rpcbind
+	NoAccessControl Code = "no-access-control" // the daemon never reads these files
+	NotAFile        Code = "not-a-file"        // a directory in the place of a file
+	Unreadable      Code = "unreadable"        // the file cannot be read
+	PatternFile     Code = "pattern-file"      // missing, or no list of patterns
+	PatternFileLoop Code = "pattern-file-loop" // includes itself
+)
+
 // Omitted stands for the findings beyond the first thousand.
 const Omitted Code = "omitted"
 
@@ -75,6 +117,33 @@ type Diagnostic struct {
 	Consequence string // what happens because of it
 	Hint        string // what to write instead; may be empty
 	Rule        *Rule  // the rule it concerns; nil when it concerns none
+
+	Libwrap Effect // what other services make of it
+	Reading string // how libwrap reads it, where that is not plain; may be empty
+	Meets   string // whom a WiderMatch then matches; "" when that is not known
+	Fix     []Edit // mends it; nil where a person must say what was meant
+}
+
+// reads says what libwrap makes of it, and how it reads it.
+func (d *Diagnostic) reads(e Effect, how string) *Diagnostic {
+	d.Libwrap, d.Reading = e, how
+	return d
+}
+
+// meets says whom libwrap's reading matches.
+func (d *Diagnostic) meets(whom string) *Diagnostic {
+	d.Meets = whom
+	return d
+}
+
+// write gives the one right text in place of t.
+func (d *Diagnostic) write(t Token, text string) *Diagnostic {
+	return d.edit(Edit{t.Offset, t.End, text})
+}
+
+func (d *Diagnostic) edit(edits ...Edit) *Diagnostic {
+	d.Fix = edits
+	return d
 }
 
 // Place returns "file:line:column", as far as known.
@@ -100,16 +169,18 @@ type findings struct {
 	worst   Severity // of those omitted
 }
 
-func (f *findings) add(d Diagnostic) {
+// add keeps d and returns it, to be said more of at once.
+func (f *findings) add(d Diagnostic) *Diagnostic {
 	if d.Severity == Error && d.Rule != nil {
 		d.Rule.Broken = true
 	}
 	if len(f.list) >= maxFindings {
 		f.omitted++
 		f.worst = max(f.worst, d.Severity)
-		return
+		return &d
 	}
 	f.list = append(f.list, d)
+	return &f.list[len(f.list)-1]
 }
 
 // all returns the findings in the order of the file, with a last one for those

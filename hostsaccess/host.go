@@ -34,7 +34,8 @@ func (p *parser) host(t Token) Host {
 		if slash {
 			rest = "/" + rest
 		}
-		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+address+"]"+rest)
+		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+address+"]"+rest).
+			reads(NeverMatch, quote(s[:strings.IndexByte(s, ':')])+", with the rest as options").write(t, "["+address+"]"+rest)
 	case strings.Contains(s, "/"):
 		p.network(&h)
 	case strings.Trim(s, "0123456789.") == "":
@@ -68,7 +69,13 @@ func (p *parser) hostName(t Token) HostKind {
 		}
 		p.error(BadPattern, t.Pos, quote(s)+" is neither an address nor a host name", hint)
 		return HostInvalid
+	case len(s) > libwrapName:
+		p.report(Warning, LongName, t.Pos, "the name has more than 127 bytes",
+			"libwrap cuts the names of clients at 127 bytes, so that it never matches this one", "write addresses").reads(NeverMatch, "")
+	}
+	switch {
 	case strings.ContainsAny(s, "*?"):
+		p.addressGlob(t)
 		return HostGlob
 	case s[0] == '.':
 		return HostSuffix
@@ -76,6 +83,26 @@ func (p *parser) hostName(t Token) HostKind {
 		return HostPrefix
 	}
 	return HostName
+}
+
+// libwrapName is the longest host name that libwrap keeps (tcpd.h,
+// STRING_LENGTH less the NUL).
+const libwrapName = 127
+
+// addressGlob warns of 10.*, which libwrap also compares with host names: the
+// client 198.51.100.1 may call itself 10.example.com.
+func (p *parser) addressGlob(t Token) {
+	if strings.Trim(t.Text, "0123456789.*?") != "" || strings.Trim(t.Text, ".*?") == "" {
+		return
+	}
+	d := p.report(Warning, AddressGlob, t.Pos, quote(t.Text)+" is compared with host names as well as with addresses",
+		"a name is what the owner of its address writes", "write a network: 192.0.2. or 192.0.2.0/24").
+		reads(WiderMatch, "a pattern for names too").meets("clients of any address, if their name is like it")
+	start, found := strings.CutSuffix(t.Text, ".*")
+	if octets, ok := parseOctets(start); found && ok && len(octets) < 4 {
+		d.Hint = "write " + start + "."
+		d.write(t, start+".")
+	}
 }
 
 // notHostByte is true of what no host name or glob of one holds.
@@ -93,11 +120,16 @@ func (p *parser) dotted(h *Host) {
 	octets, ok := parseOctets(strings.TrimSuffix(s, "."))
 	switch {
 	case !ok || len(octets) > 4:
-		p.error(BadAddress, h.Pos, quote(s)+" is not an IPv4 address", "numbers from 0 to 255, without leading zeros")
+		d := p.error(BadAddress, h.Pos, quote(s)+" is not an IPv4 address", "numbers from 0 to 255, without leading zeros")
+		if s[0] == '.' {
+			d.reads(WiderMatch, "the end of an address").meets("every client whose address ends in " + s)
+		}
 	case len(octets) == 4:
-		p.error(BadAddress, h.Pos, quote(s)+" is an address with a dot behind it", "write "+strings.TrimSuffix(s, "."))
+		p.error(BadAddress, h.Pos, quote(s)+" is an address with a dot behind it", "write "+strings.TrimSuffix(s, ".")).
+			write(h.Token, strings.TrimSuffix(s, "."))
 	case !strings.HasSuffix(s, "."):
-		p.error(PartialAddress, h.Pos, quote(s)+" is not a whole IPv4 address", "write "+padded(octets, 8*len(octets)).String())
+		network := padded(octets, 8*len(octets)).String()
+		p.error(PartialAddress, h.Pos, quote(s)+" is not a whole IPv4 address", "write "+network).write(h.Token, network)
 	default:
 		h.Kind, h.Prefix = HostNetPrefix, padded(octets, 8*len(octets))
 	}
@@ -132,6 +164,7 @@ func (p *parser) network(h *Host) {
 		p.badNetwork(h, address, mask)
 		return
 	}
+	p.deadMask(h, address, mask)
 	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() {
 		p.masked(h, a, m)
 		return
@@ -141,13 +174,31 @@ func (p *parser) network(h *Host) {
 	}
 }
 
+// deadMask warns of two masks that mean here what they say, and in libwrap
+// nothing: it takes 0 bits for a mistake, and 255.255.255.255 too, since that
+// is the number of INADDR_NONE (hosts_access.c, masked_match).
+func (p *parser) deadMask(h *Host, address, mask string) {
+	instead := ""
+	switch mask {
+	case "0":
+		instead = "0.0.0.0/0.0.0.0"
+	case "255.255.255.255":
+		instead = address
+	default:
+		return
+	}
+	p.report(Warning, DeadMask, h.Pos, "libwrap never matches "+quote(h.Text), "it counts as it is written here, and not at all there", "write "+instead).
+		reads(NeverMatch, "").write(h.Token, instead)
+}
+
 // badNetwork reports what stands in front of a "/" and is no address.
 func (p *parser) badNetwork(h *Host, address, mask string) {
 	octets, ok := parseOctets(strings.TrimSuffix(address, "."))
 	bits, err := strconv.ParseUint(mask, 10, 6)
 	switch {
 	case ok && len(octets) < 4 && err == nil && bits <= 32:
-		p.error(PartialAddress, h.Pos, quote(h.Text)+" is not a whole IPv4 network", "write "+padded(octets, int(bits)).Masked().String())
+		network := padded(octets, int(bits)).Masked().String()
+		p.error(PartialAddress, h.Pos, quote(h.Text)+" is not a whole IPv4 network", "write "+network).write(h.Token, network)
 	case ok && len(octets) < 4:
 		p.error(PartialAddress, h.Pos, quote(h.Text)+" is not a whole IPv4 network", "write all four numbers of the address")
 	default:
@@ -163,10 +214,25 @@ func (p *parser) prefixLength(h *Host, s string, most int) (int, bool) {
 		if most == 32 {
 			hint += " or a mask such as 255.255.255.0"
 		}
-		p.error(BadMask, h.Pos, quote("/"+s)+" is not a prefix length", hint)
+		p.error(BadMask, h.Pos, quote("/"+s)+" is not a prefix length", hint).libwrapBits(s, most)
 		return 0, false
 	}
 	return int(n), true
+}
+
+// libwrapBits says what libwrap makes of a wrong prefix length: atoi(3) reads
+// the digits at its start, and finds 0 where there are none.
+func (d *Diagnostic) libwrapBits(s string, most int) {
+	digits := s[:len(s)-len(strings.TrimLeft(strings.TrimPrefix(s, "+"), "0123456789"))]
+	n, err := strconv.Atoi(digits)
+	switch {
+	case digits == "" && most == 128:
+		d.reads(WiderMatch, "/0").meets("every IPv6 client")
+	case err != nil || n > most || n == 0 && most == 32:
+		d.reads(NeverMatch, "")
+	default:
+		d.reads(AsWritten, "/"+strconv.Itoa(n))
+	}
 }
 
 // prefix sets a network, which must be written without host bits: libwrap
@@ -174,7 +240,11 @@ func (p *parser) prefixLength(h *Host, s string, most int) (int, bool) {
 func (p *parser) prefix(h *Host, a netip.Addr, bits int, write func(netip.Prefix) string) {
 	network := netip.PrefixFrom(a, bits)
 	if masked := network.Masked(); masked != network {
-		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set behind the network", "write "+write(masked)+" for the network, or the address alone")
+		d := p.error(HostBits, h.Pos, quote(h.Text)+" has bits set behind the network", "write "+write(masked)+" for the network, or the address alone").
+			write(h.Token, write(masked))
+		if a.Is6() {
+			d.reads(AsWritten, "the network "+write(masked))
+		}
 		return
 	}
 	h.Kind, h.Prefix = HostNetwork, network
@@ -193,7 +263,8 @@ func (p *parser) masked(h *Host, a, mask netip.Addr) {
 	}
 	cut := masked4(a.As4(), mask.As4())
 	if cut != a.As4() {
-		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set where the mask has none", fmt.Sprintf("write %v/%v", netip.AddrFrom4(cut), mask))
+		network := fmt.Sprintf("%v/%v", netip.AddrFrom4(cut), mask)
+		p.error(HostBits, h.Pos, quote(h.Text)+" has bits set where the mask has none", "write "+network).write(h.Token, network)
 		return
 	}
 	h.Kind, h.Addr, h.Mask = HostMask, cut, mask.As4()
@@ -214,7 +285,7 @@ func uint32From4(b [4]byte) uint32 {
 func (p *parser) bracketed(h *Host) {
 	inner, after, closed := strings.Cut(strings.TrimPrefix(h.Text, "["), "]")
 	if !closed || h.Text[0] != '[' || strings.ContainsAny(inner+after, "[]") {
-		p.error(UnbalancedBracket, h.Pos, "unbalanced brackets in "+quote(h.Text), "IPv6 addresses are written [2001:db8::1]")
+		p.unbalanced(h)
 		return
 	}
 	length, network := strings.CutPrefix(after, "/")
@@ -237,6 +308,21 @@ func (p *parser) bracketed(h *Host) {
 	p.checkIPv6(h)
 }
 
+// unbalanced reports brackets of which one is missing. From there on libwrap
+// finds no ":" that ends a field.
+func (p *parser) unbalanced(h *Host) {
+	d := p.error(UnbalancedBracket, h.Pos, "unbalanced brackets in "+quote(h.Text), "IPv6 addresses are written [2001:db8::1]")
+	address, length, network := strings.Cut(strings.Trim(h.Text, "[]"), "/")
+	if a, err := parseAddr(strings.TrimSuffix(address, "]")); err != nil || !a.Is6() {
+		return
+	}
+	instead := "[" + strings.TrimSuffix(address, "]") + "]"
+	if network {
+		instead += "/" + length
+	}
+	d.write(h.Token, instead)
+}
+
 // parseAddr is netip.ParseAddr for scopes that an interface can have; netip
 // takes any bytes for one.
 func parseAddr(s string) (netip.Addr, error) {
@@ -254,17 +340,22 @@ func bracket(n netip.Prefix, zone string) string {
 
 // badBracketed reports what stands in brackets and is no IPv6 address.
 func (p *parser) badBracketed(h *Host, inner, after string) {
-	hint := "write [2001:db8::1] or [2001:db8::]/32"
+	hint, instead := "write [2001:db8::1] or [2001:db8::]/32", ""
 	address, length, _ := strings.Cut(inner, "/")
 	a, err := parseAddr(address)
 	switch {
 	case err != nil:
 	case a.Is4():
-		hint = "write " + quote(inner+after) + ", without brackets"
-	case length != "":
-		hint = "write " + quote("["+address+"]/"+length)
+		instead = inner + after
+		hint = "write " + quote(instead) + ", without brackets"
+	case length != "" && after == "":
+		instead = "[" + address + "]/" + length
+		hint = "write " + quote(instead)
 	}
-	p.error(BadAddress, h.Pos, quote(inner)+" in brackets is not an IPv6 address", hint)
+	d := p.error(BadAddress, h.Pos, quote(inner)+" in brackets is not an IPv6 address", hint)
+	if instead != "" {
+		d.write(h.Token, instead)
+	}
 }
 
 // checkIPv6 turns IPv4-mapped patterns into what they mean, since an
@@ -274,7 +365,8 @@ func (p *parser) checkIPv6(h *Host) {
 	if n.IsValid() && n.Addr().Is4In6() && n.Bits() >= 96 {
 		h.Prefix = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
 		p.report(Warning, MappedAddress, h.Pos, quote(h.Text)+" is an IPv4 address written as IPv6",
-			"it is taken for "+h.Prefix.String()+" here; libwrap never matches it", "write "+h.Prefix.String())
+			"it is taken for "+h.Prefix.String()+" here; libwrap never matches it", "write "+h.Prefix.String()).
+			reads(NeverMatch, "").write(h.Token, h.Prefix.String())
 	}
 	if n.IsValid() && n.Bits() == 0 {
 		p.report(Warning, OnlyIPv6, h.Pos, quote(h.Text)+" is every IPv6 address, not every host",

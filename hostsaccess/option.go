@@ -98,7 +98,7 @@ func (p *parser) options(i int) {
 	}
 	for n, o := range p.rule.Options {
 		if optionRules[o.Name].last && n+1 < len(p.rule.Options) {
-			p.error(OptionPlace, o.Pos, "option "+o.Name+" must be the last one", "move it to the end of the rule")
+			p.error(OptionPlace, o.Pos, "option "+o.Name+" must be the last one", "move it to the end of the rule").reads(RefuseAll, "")
 		}
 	}
 }
@@ -145,18 +145,28 @@ func (p *parser) checkOption(o *Option) {
 	rule, known := optionRules[o.Name]
 	switch {
 	case o.Text == "":
-		p.error(EmptyOption, o.Pos, `no option after ":"`, `remove the ":"`)
+		p.error(EmptyOption, o.Pos, `no option after ":"`, `remove the ":"`).reads(RefuseAll, "").edit(p.withoutColon(o)...)
 	case !known && strings.HasPrefix(o.Name, "("):
-		p.error(UnknownOption, o.Pos, "a bare shell command is not an option", "write spawn in front of it, or better in a rule for other services alone")
+		p.error(UnknownOption, o.Pos, "a bare shell command is not an option", "write spawn in front of it, or better in a rule for other services alone").reads(RefuseAll, "")
 	case !known:
-		p.error(UnknownOption, o.Pos, "unknown option "+quote(o.Name), `options are described in hosts_options(5); write "\:" for a colon in a value`)
+		p.error(UnknownOption, o.Pos, "unknown option "+quote(o.Name), `options are described in hosts_options(5); write "\:" for a colon in a value`).reads(RefuseAll, "")
 	case rule.argument == needsOne && o.Value == "":
-		p.error(OptionValue, o.Pos, "option "+o.Name+" needs a value", "write "+o.Name+" VALUE")
+		p.error(OptionValue, o.Pos, "option "+o.Name+" needs a value", "write "+o.Name+" VALUE").reads(RefuseAll, "")
 	case rule.argument == needsNone && o.Value != "":
-		p.error(OptionValue, o.Pos, "option "+o.Name+" takes no value", "write "+o.Name)
+		p.error(OptionValue, o.Pos, "option "+o.Name+" takes no value", "write "+o.Name).reads(RefuseAll, "")
 	case o.Value != "" && rule.valid != nil && !rule.valid(o.Value):
-		p.error(OptionValue, o.Pos, quote(o.Value)+" is no value for option "+o.Name, "write "+rule.shape)
+		p.error(OptionValue, o.Pos, quote(o.Value)+" is no value for option "+o.Name, "write "+rule.shape).reads(RefuseAll, "")
 	}
+}
+
+// withoutColon removes an empty option at the end of a rule, with the colon in
+// front of it.
+func (p *parser) withoutColon(o *Option) []Edit {
+	before := strings.TrimRight(p.file.Source[:o.Offset], " \t\r\v\f")
+	if !strings.HasSuffix(before, ":") || o.Offset < p.rule.End {
+		return nil
+	}
+	return []Edit{{len(strings.TrimRight(before[:len(before)-1], " \t")), o.End, ""}}
 }
 
 // runs returns the first option of the rule that a resident service must not

@@ -41,11 +41,11 @@ func (p *parser) lines() {
 }
 
 // report notes a finding about the rule being read.
-func (p *parser) report(s Severity, c Code, at Pos, message, consequence, hint string) {
+func (p *parser) report(s Severity, c Code, at Pos, message, consequence, hint string) *Diagnostic {
 	if p.quiet {
-		return
+		return &Diagnostic{}
 	}
-	p.found.add(Diagnostic{
+	return p.found.add(Diagnostic{
 		File: p.file.Name, Pos: at, Severity: s, Code: c,
 		Message: message, Consequence: consequence, Hint: hint, Rule: p.rule,
 	})
@@ -54,8 +54,9 @@ func (p *parser) report(s Severity, c Code, at Pos, message, consequence, hint s
 // unusable is the consequence of every error in a rule.
 const unusable = "what the rule means is not certain: it opens nothing, and the file is not taken into use if the rule is about this service"
 
-func (p *parser) error(c Code, at Pos, message, hint string) {
-	p.report(Error, c, at, message, unusable, hint)
+// error reports a mistake in a rule. libwrap never matches most of what is wrong.
+func (p *parser) error(c Code, at Pos, message, hint string) *Diagnostic {
+	return p.report(Error, c, at, message, unusable, hint).reads(NeverMatch, "")
 }
 
 func (p *parser) current() *Line { return &p.file.Lines[len(p.file.Lines)-1] }
@@ -75,8 +76,17 @@ func (p *parser) logicalLine() {
 		p.indentedComment(len(text) - len(body))
 	default:
 		p.current().Kind = RuleLine
+		// What cannot be told apart is not worth a second finding.
+		p.quiet = p.line.unreadable()
 		p.parseRule(0)
+		p.quiet = false
 	}
+}
+
+// unreadable reports a line that checkLine will find fault with as a whole.
+func (l *logicalLine) unreadable() bool {
+	text := strings.TrimSuffix(l.text, "\r")
+	return strings.ContainsAny(text, "\r\x00") || len(text) < len(l.text) && strings.HasSuffix(text, `\`)
 }
 
 // cutByteOrderMark removes the mark, so that the rule behind it can be read.
@@ -135,22 +145,30 @@ func (p *parser) indentedComment(at int) {
 	if strings.Contains(words, ":") {
 		p.brokenRule(len(p.line.text)-len(words), len(p.line.text), CommentInRule,
 			`a comment starts in the first column; here "#" is the first daemon of a rule`,
-			`move the "#" to the start of the line`)
+			`move the "#" to the start of the line`).
+			reads(WiderMatch, `a rule, of which "#" is the first daemon`).edit(p.unindent(at)).meetsClients()
 		return
 	}
 	p.report(Warning, CommentInRule, p.line.pos(at), `a comment starts in the first column`,
-		"taken as a comment here; other programs report a rule without \":\"", `move the "#" to the start of the line`)
+		"taken as a comment here; other programs report a rule without \":\"", `move the "#" to the start of the line`).
+		edit(p.unindent(at))
+}
+
+// unindent removes the blanks in front of a comment.
+func (p *parser) unindent(at int) Edit {
+	return Edit{Offset: p.line.sourceOffset(0), End: p.line.sourceOffset(at)}
 }
 
 // brokenRule keeps text[start:end] as a rule that does not act as written.
-func (p *parser) brokenRule(start, end int, c Code, message, hint string) {
+func (p *parser) brokenRule(start, end int, c Code, message, hint string) *Diagnostic {
 	whole := p.line.text
 	p.line.text, p.quiet = whole[:end], true
 	p.parseRule(start)
 	p.line.text, p.quiet = whole, false
-	p.error(c, p.rule.Pos, message, hint)
+	d := p.error(c, p.rule.Pos, message, hint)
 	p.rule.Broken = true
 	p.rule = nil
+	return d
 }
 
 // checkLine reports what is wrong with the line as such.
@@ -161,38 +179,70 @@ func (p *parser) checkLine(marked bool) {
 		p.marked(start)
 	}
 	if i := strings.IndexByte(p.line.text, 0); i >= 0 {
-		p.error(NulByte, p.line.pos(i), "NUL byte in the line", "remove it")
+		p.error(NulByte, p.line.pos(i), "NUL byte in the line", "remove it").
+			reads(NeverMatch, "as if the line ended there, with the next line behind it")
 	}
 	p.checkReturns()
 	if !p.line.terminated {
 		p.report(Warning, MissingNewline, last, "the last line does not end in a newline",
-			"the line counts here; libwrap ignores it and, in hosts.deny, then refuses everybody", "end the file with a newline")
+			"the line counts here; libwrap ignores it and, in hosts.deny, then refuses everybody", "end the file with a newline").
+			reads(StopsFile, "").edit(p.lastNewline())
 	}
 	if len(p.line.text) > libwrapLine {
 		p.report(Warning, LongLine, start, "the line is longer than 2046 bytes",
-			"the line counts here; libwrap ignores it and all lines after it", "use several rules")
+			"the line counts here; libwrap ignores it and all lines after it", "use several rules").reads(StopsFile, "")
 	}
+}
+
+// lastNewline ends the file. A backslash and newline at its end make no end.
+func (p *parser) lastNewline() Edit {
+	end := len(p.file.Source)
+	if strings.HasSuffix(p.file.Source, "\\\n") {
+		return Edit{Offset: end - 2, End: end, Text: "\n"}
+	}
+	return Edit{Offset: end, End: end, Text: "\n"}
 }
 
 // marked reports a byte order mark. In front of a comment it does no harm.
 func (p *parser) marked(at Pos) {
 	const message, hint = "the file starts with a byte order mark (U+FEFF)", "save the file as UTF-8 without byte order mark"
+	remove := Edit{End: len(byteOrderMark)}
 	if p.rule != nil {
-		p.error(ByteOrderMark, at, message, hint)
+		p.error(ByteOrderMark, at, message, hint).reads(NeverMatch, "a part of the first daemon's name").edit(remove)
 		return
 	}
-	p.report(Warning, ByteOrderMark, at, message, "ignored here; libwrap takes it for the start of a daemon's name", hint)
+	p.report(Warning, ByteOrderMark, at, message, "ignored here; libwrap takes it for the start of a daemon's name", hint).edit(remove)
 }
 
 // checkReturns reports carriage returns that do not belong to a CRLF.
 func (p *parser) checkReturns() {
 	text := strings.TrimSuffix(p.line.text, "\r")
 	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		p.error(CarriageReturn, p.line.pos(i), "carriage return inside the line", "end lines with a newline")
+		p.error(CarriageReturn, p.line.pos(i), "carriage return inside the line", "end lines with a newline").
+			reads(AsWritten, "a blank").edit(p.newlines(text)...)
 	}
 	if p.rule != nil && strings.HasSuffix(text, `\`) && len(text) < len(p.line.text) {
-		p.error(CarriageReturn, p.line.pos(len(text)-1), `a backslash before CR LF does not continue the line`, "save the file with plain newlines")
+		at := p.line.sourceOffset(len(text))
+		p.error(CarriageReturn, p.line.pos(len(text)-1), `a backslash before CR LF does not continue the line`, "save the file with plain newlines").
+			reads(AsWritten, "a pattern, and the next line as one of its own").edit(Edit{Offset: at, End: at + 1})
 	}
+}
+
+// newlines puts newlines in the place of the carriage returns in text, if what
+// they divide are lines.
+func (p *parser) newlines(text string) (edits []Edit) {
+	for i := range len(text) {
+		if text[i] != '\r' {
+			continue
+		}
+		line, _, _ := strings.Cut(text[i+1:], "\r")
+		if strings.Trim(line, " \t") != "" && line[0] != '#' && !strings.Contains(line, ":") {
+			return nil
+		}
+		at := p.line.sourceOffset(i)
+		edits = append(edits, Edit{Offset: at, End: at + 1, Text: "\n"})
+	}
+	return edits
 }
 
 // parseRule reads the rule in text[start:].
@@ -255,7 +305,8 @@ func (p *parser) field(i int, clients bool) field {
 		case strings.IndexByte(blanks, text[i]) >= 0:
 			i++
 		case text[i] == '#':
-			p.error(CommentInRule, p.line.pos(i), `"#" inside a rule does not start a comment`, "put the comment on a line of its own")
+			p.error(CommentInRule, p.line.pos(i), `"#" inside a rule does not start a comment`, "put the comment on a line of its own").
+				readWords(text[i:]).edit(p.ownLine(i)...)
 			f.comment = true
 			return f
 		case text[i] == ':' && !(clients && addressLength(text[i:]) > 0):
@@ -268,6 +319,36 @@ func (p *parser) field(i int, clients bool) field {
 		}
 	}
 	return f
+}
+
+// readWords says what libwrap makes of the words of a comment inside a rule:
+// they are patterns, and options behind a colon.
+func (d *Diagnostic) readWords(comment string) *Diagnostic {
+	for _, w := range strings.FieldsFunc(comment, func(r rune) bool { return strings.ContainsRune(blanks, r) }) {
+		if strings.EqualFold(w, "ALL") {
+			return d.reads(WiderMatch, "patterns, of which "+quote(w)+" is one").meets("everybody")
+		}
+	}
+	if strings.Contains(comment, ":") {
+		return d.reads(RefuseAll, "patterns, and what stands behind the colon as options")
+	}
+	return d.reads(AsWritten, "patterns, each word one")
+}
+
+// ownLine moves the comment at text[i:] to a line above the rule. It does not
+// when that could take an option along.
+func (p *parser) ownLine(i int) []Edit {
+	comment := strings.TrimRight(p.line.text[i:], " \t\r")
+	if strings.ContainsAny(comment, ":\\\r\x00") {
+		return nil
+	}
+	from := len(strings.TrimRight(p.line.text[:i], " \t"))
+	if from == 0 {
+		return nil
+	}
+	start := p.line.sourceOffset(0)
+	end := p.line.sourceOffset(i+len(comment)-1) + 1
+	return []Edit{{start, start, comment + "\n"}, {p.line.sourceOffset(from-1) + 1, end, ""}}
 }
 
 // wordEnd returns the end of the word at text[i]. An IPv6 address without
@@ -306,6 +387,7 @@ func addressLength(s string) int {
 	word := s[:n]
 	for range 2 {
 		address, _, _ := strings.Cut(word, "/")
+		address = strings.TrimRight(address, "]") // whose "[" is missing
 		if len(address) < 128 && strings.Count(address, ":") >= 2 {
 			if a, err := parseAddr(address); err == nil && a.Is6() {
 				return len(word)
@@ -340,7 +422,8 @@ func list[P any](p *parser, f field, what string, pattern func(Token) P) List[P]
 		case i == 0:
 			p.error(EmptyList, l.Terms[1].Except.Pos, "nothing stands in front of EXCEPT", "write ALL EXCEPT ...")
 		default:
-			p.error(EmptyList, t.Except.Pos, "nothing stands after EXCEPT", "remove the EXCEPT, or name what is excepted")
+			p.error(EmptyList, t.Except.Pos, "nothing stands after EXCEPT", "remove the EXCEPT, or name what is excepted").
+				reads(AsWritten, "an EXCEPT of nothing")
 		}
 	}
 	return l

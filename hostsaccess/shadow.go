@@ -1,0 +1,185 @@
+package hostsaccess
+
+import (
+	"slices"
+	"strings"
+)
+
+// shadow says why a rule never acts.
+type shadow struct {
+	by     *Rule // the first rule that decides for some of its clients
+	others bool  // that rule does not decide for all of them
+	same   bool  // it says the same
+	role   Verdict
+}
+
+func (s shadow) diagnostic(file string, r *Rule) Diagnostic {
+	d := Diagnostic{
+		File: file, Pos: r.Pos, Severity: Info, Code: Shadowed, Rule: r,
+		Message: "the rule never acts", Hint: "remove it",
+		Consequence: s.by.String() + and(s.others) + " the same of all its clients already",
+	}
+	if s.same {
+		return d
+	}
+	d.Severity, d.Hint = Warning, "remove it, or move it above "+s.by.String()
+	d.Consequence = s.by.String() + and(s.others) + " otherwise of all its clients before: "
+	if s.role == Deny {
+		d.Consequence += "this line refuses nobody"
+	} else {
+		d.Consequence += "this line lets nobody in"
+	}
+	return d
+}
+
+func and(others bool) string {
+	if others {
+		return " and other rules say"
+	}
+	return " says"
+}
+
+// shadowBudget bounds how many pairs of a daemon's name and a rule with
+// wildcards are looked at. Files that need more are made by programs.
+const shadowBudget = 1 << 21
+
+// shadows finds the rules of both files that never act, because earlier ones
+// decide for all their clients, for each daemon that they name.
+func shadows(allow, deny *File) map[*Rule]shadow {
+	s := &shadower{byName: map[string][]int{}, shadowed: map[*Rule]shadow{}, acts: map[*Rule]bool{}}
+	s.gather(allow, Allow)
+	s.gather(deny, Deny)
+	if len(s.byName)*len(s.wild) > shadowBudget {
+		return nil
+	}
+	s.scan(anyOther, nil)
+	for name, rules := range s.byName {
+		s.scan(name, rules)
+	}
+	for r := range s.acts {
+		delete(s.shadowed, r)
+	}
+	return s.shadowed
+}
+
+// anyOther is a daemon that no rule names: only wildcards match it.
+const anyOther = "\x00"
+
+// shadower goes through the rules for one daemon after the other.
+type shadower struct {
+	rules    []covering
+	byName   map[string][]int // plain daemon lists
+	wild     []int            // daemon lists with ALL or EXCEPT
+	shadowed map[*Rule]shadow
+	acts     map[*Rule]bool // for some daemon
+}
+
+// covering is a rule whose clients prefixes can express.
+type covering struct {
+	rule *Rule
+	says Verdict
+	sure bool // no command decides whether it matches
+}
+
+// gather takes the rules whose daemons and clients are certain. One that is
+// not shadows nothing, and is not said to be shadowed.
+func (s *shadower) gather(f *File, role Verdict) {
+	if f == nil {
+		return
+	}
+	for _, r := range f.Rules {
+		plain, ok := r.certainDaemons()
+		if r.Broken || !ok || needsSide(&r.Clients) {
+			continue
+		}
+		n := len(s.rules)
+		sure := !slices.ContainsFunc(r.Options, func(o Option) bool { return o.Name == "aclexec" })
+		s.rules = append(s.rules, covering{r, verdict(r, role), sure})
+		if !plain {
+			s.wild = append(s.wild, n)
+			continue
+		}
+		for _, d := range r.Daemons.Terms[0].Patterns {
+			name := strings.ToLower(d.Name)
+			if list := s.byName[name]; len(list) == 0 || list[len(list)-1] != n {
+				s.byName[name] = append(list, n)
+			}
+		}
+	}
+}
+
+// certainDaemons says whether the daemons of a rule are known by their names
+// alone, and whether they are a plain list of names.
+func (r *Rule) certainDaemons() (plain, ok bool) {
+	plain = len(r.Daemons.Terms) == 1
+	for _, t := range r.Daemons.Terms {
+		for _, d := range t.Patterns {
+			if d.At != nil && d.At.Kind != HostAll || d.Kind != DaemonName && d.Kind != DaemonAll && d.Kind != DaemonKnown {
+				return false, false
+			}
+			plain = plain && d.Kind == DaemonName
+		}
+	}
+	return plain, true
+}
+
+// scan finds out which rules act for a daemon.
+func (s *shadower) scan(name string, rules []int) {
+	names := []string{name}
+	rules = slices.Clone(rules)
+	for _, n := range s.wild {
+		if eval(&s.rules[n].rule.Daemons, func(d *Daemon) truth { return d.match(names, 0) }) == yes {
+			rules = append(rules, n)
+		}
+	}
+	slices.Sort(rules)
+	if len(rules) == 1 {
+		s.acts[s.rules[rules[0]].rule] = true
+		return
+	}
+	s.cover(rules)
+}
+
+// cover gives each cell to the first rule that surely decides for it. A rule
+// all of whose cells are taken never acts.
+func (s *shadower) cover(rules []int) {
+	c := &compiler{}
+	for _, n := range rules {
+		c.rules = append(c.rules, candidate{rule: s.rules[n].rule})
+	}
+	c.cut()
+	for _, n := range rules {
+		k := &s.rules[n]
+		sure, possible := c.sets(&k.rule.Clients)
+		if c.painter.anyBare(possible) || len(possible) == 0 {
+			s.acts[k.rule] = true
+		} else {
+			s.shadow(k, c.painter, possible)
+		}
+		if k.sure {
+			c.painter.paint(sure, int32(n))
+		}
+	}
+}
+
+// shadow notes that k's cells are all taken.
+func (s *shadower) shadow(k *covering, p *painter, cells []run) {
+	first := p.colours[cells[0].lo]
+	found := shadow{by: s.rules[first].rule, same: true, role: k.says}
+	for _, r := range cells {
+		for _, colour := range p.colours[r.lo:r.hi] {
+			if s.rules[colour].says != k.says && found.same {
+				found.same, found.by = false, s.rules[colour].rule
+			}
+			found.others = found.others || colour != first
+		}
+	}
+	if old, ok := s.shadowed[k.rule]; !ok || old.same {
+		s.shadowed[k.rule] = found
+	}
+}
+
+// anyBare says whether a cell of the runs has no colour yet.
+func (p *painter) anyBare(runs []run) bool {
+	return slices.ContainsFunc(runs, func(r run) bool { return p.bare(r.lo) < r.hi })
+}
