@@ -225,7 +225,7 @@ func (c *compiler) paint(k *candidate, rank int32) bool {
 // outcome adds the decision by a rule that matches for sure, or maybe.
 func (c *compiler) outcome(k *candidate, rank int32, t truth) int32 {
 	m := c.matcher
-	m.outcomes = append(m.outcomes, outcome{Decision{k.verdict, k.rule, why(k, t)}, rank})
+	m.outcomes = append(m.outcomes, outcome{Decision{Verdict: k.verdict, Rule: k.rule, Why: why(k, t)}, rank})
 	return int32(len(m.outcomes) - 1)
 }
 

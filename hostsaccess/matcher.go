@@ -36,6 +36,10 @@ type Decision struct {
 	Verdict Verdict
 	Rule    *Rule  // the rule that decided; nil if none did
 	Why     string // the same words for log, explain and audit
+
+	// Actions are the options of the rule, in order, for the caller to carry
+	// out. A Matcher gives none: its rules with such options refuse.
+	Actions []Action
 }
 
 // The reasons. They are constants, so that a decision costs no memory.
@@ -51,6 +55,11 @@ const (
 	whyNoMatch     = "no rule matched"
 	whyUnnamed     = "no rule names the service"
 	whyNoAddress   = "the client's address is not known"
+	whyFault       = "an option of the rule can't be carried out"
+	whyExit        = "an option expands to more than libwrap can hold: it ends the program here"
+	whyUnread      = "hosts.deny can't be read"
+	whyAclExec     = "the command of option aclexec failed"
+	whyCut         = "libwrap can't read hosts.deny to its end"
 )
 
 // why words the decision of a rule that matches for sure, or maybe.

@@ -1,0 +1,224 @@
+package hostsaccess
+
+import (
+	"strings"
+)
+
+// compatTable is a file as Debian's libwrap 7.6.q reads it. What each step of
+// this reading is, and where libwrap differs from its manual, was seen by
+// running it; test/libwrap compares the two.
+type compatTable struct {
+	rules []compatRule
+	cut   string // why libwrap doesn't read the table to its end; "" if it does
+	notes []note
+}
+
+// compatRule is a line with a ":".
+type compatRule struct {
+	rule    *Rule
+	daemons List[compatDaemon]
+	clients List[compatClient]
+	options []compatOption
+}
+
+// note is a warning that libwrap logs when it comes by.
+type note struct {
+	line int32
+	text string
+}
+
+// parseCompat reads a table. It finds no mistakes: to libwrap everything means
+// something.
+func parseCompat(s *Source, e *Environment) *compatTable {
+	t := &compatTable{}
+	switch s.State {
+	case TableUnreadable:
+		t.cut = "cannot open " + s.Name
+		return t
+	case TableMissing, TableDirectory:
+		return t
+	}
+	p := compatParser{e}
+	r := compatReader{src: string(s.Data)}
+	for {
+		line, ok := r.next()
+		if !ok {
+			return t
+		}
+		if line[len(line)-1] != '\n' {
+			t.cut = "missing newline or line too long"
+			return t
+		}
+		t.line(&p, s.Name, line, &r)
+	}
+}
+
+func (t *compatTable) line(p *compatParser, name, line string, r *compatReader) {
+	if line[0] == '#' || isBlank(line) {
+		return
+	}
+	daemons, clients, options, hasOptions, ok := compatFields(line)
+	if !ok {
+		t.notes = append(t.notes, note{r.line, `missing ":" separator`})
+		return
+	}
+	rule := &Rule{File: name, LastLine: r.line}
+	rule.Token = Token{Text: line[:len(line)-1], Pos: Pos{Line: r.first, Column: 1}}
+	k := compatRule{rule: rule, daemons: compatList(daemons, p.daemon), clients: compatList(clients, p.client)}
+	if hasOptions {
+		k.options = compatOptions(options)
+	}
+	t.rules = append(t.rules, k)
+}
+
+func isBlank(line string) bool {
+	for i := range len(line) {
+		switch line[i] {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// outcome of one table, or of an option that jumps out of it.
+type compatResult uint8
+
+const (
+	tableNo compatResult = iota
+	tableYes
+	tableError
+	jumpAllow
+	jumpDeny
+	jumpExit // libwrap ends the process
+)
+
+// decideCompat is hosts_access.
+func (t *Tables) decideCompat(r *Request) Decision {
+	var d decider
+	d.begin(t, r)
+	d.texts()
+	if r.History != nil {
+		d.failed = r.History.AclExecFailed
+	}
+	decision := d.decideCompat()
+	decision.Actions = d.actions
+	if h := r.History; h != nil {
+		h.Decisions++
+		h.AclExecFailed = d.failed
+	}
+	return decision
+}
+
+func (d *decider) decideCompat() Decision {
+	rule, result := d.table(d.tables.compat[0])
+	switch result {
+	case tableYes, jumpAllow:
+		return Decision{Verdict: Allow, Rule: rule, Why: whyAllow}
+	case jumpDeny:
+		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDenyInAllow)}
+	case jumpExit:
+		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+	}
+	rule, result = d.table(d.tables.compat[1])
+	switch result {
+	case tableYes:
+		return Decision{Verdict: Deny, Rule: rule, Why: whyDeny}
+	case jumpAllow:
+		return Decision{Verdict: Allow, Rule: rule, Why: whyAllowInDeny}
+	case jumpDeny:
+		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDeny)}
+	case jumpExit:
+		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+	case tableError:
+		return Decision{Verdict: Deny, Why: whyCut}
+	}
+	return Decision{Verdict: NoRule, Why: whyNoMatch}
+}
+
+// refusal is why, unless an option was at fault.
+func (d *decider) refusal(why string) string {
+	if n := len(d.actions); n > 0 && d.actions[n-1].Fault != "" {
+		return whyFault
+	}
+	return why
+}
+
+// table is table_match.
+func (d *decider) table(t *compatTable) (*Rule, compatResult) {
+	for i := range t.rules {
+		k := &t.rules[i]
+		if !d.matchRule(k) {
+			continue
+		}
+		if len(k.options) == 0 {
+			return k.rule, tableYes
+		}
+		if result := d.run(k.options); result != tableYes {
+			return k.rule, result
+		}
+		if d.failed {
+			return nil, tableNo // of the whole table: no further line is read
+		}
+		return k.rule, tableYes
+	}
+	if t.cut != "" {
+		return nil, tableError
+	}
+	return nil, tableNo
+}
+
+func (d *decider) matchRule(k *compatRule) bool {
+	return compatEval(&k.daemons, d.matchDaemon) && compatEval(&k.clients, d.matchClient)
+}
+
+// matchDaemon is server_match.
+func (d *decider) matchDaemon(p *compatDaemon) bool {
+	switch {
+	case !p.isPort:
+		if !d.matchString(&p.name, &d.daemon) {
+			return false
+		}
+	case !d.request.Server.connected() || p.port != d.request.Server.Addr.Port():
+		return false
+	}
+	return p.at == nil || d.matchHost(p.at, &d.server)
+}
+
+// matchClient is client_match.
+func (d *decider) matchClient(p *compatClient) bool {
+	return d.matchHost(&p.host, &d.client) && (p.user == nil || d.matchString(p.user, d.userName()))
+}
+
+// matchHost is host_match.
+func (d *decider) matchHost(p *compatHost, s *side) bool {
+	switch p.kind {
+	case compatNetgroup:
+		name := d.hostName(s)
+		return d.environment.InNetgroup != nil && d.environment.InNetgroup(p.text.text, strings.Clone(name.text))
+	case compatFile:
+		return d.matchFile(d.tables.compatFiles[p.text.text], s)
+	case compatKnown:
+		name := d.hostName(s)
+		return !equalFold(s.addr.text, unknown) && isKnown(name.text)
+	case compatLocal:
+		name := d.hostName(s)
+		return strings.IndexByte(name.text, '.') < 0 && isKnown(name.text)
+	case compatMasked:
+		return p.mask.match(&s.addr, d.environment.HasInterface)
+	}
+	return d.matchString(&p.text, &s.addr) || p.name && d.matchString(&p.text, d.hostName(s))
+}
+
+// matchFile is hostfile_match. The files are without files in them.
+func (d *decider) matchFile(hosts []compatHost, s *side) bool {
+	for i := range hosts {
+		if d.matchHost(&hosts[i], s) {
+			return true
+		}
+	}
+	return false
+}
+
+func isKnown(name string) bool { return !equalFold(name, unknown) && !equalFold(name, paranoid) }

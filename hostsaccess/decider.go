@@ -1,0 +1,138 @@
+package hostsaccess
+
+import (
+	"net/netip"
+	"unsafe"
+)
+
+// decider is one decision under way. It holds what is known of the request by
+// now, in a copy: libwrap writes into the request as it goes.
+type decider struct {
+	tables      *Tables
+	environment *Environment
+	request     *Request
+
+	daemon         subject
+	user           subject
+	userState      NameState
+	userAsked      bool // or given
+	client, server side
+	identTimeout   int
+	actions        []Action
+	failed         bool // aclexec, in this decision or before
+}
+
+// side is one end of the connection.
+type side struct {
+	endpoint *Endpoint
+	number   netip.Addr // IPv4-mapped is IPv4
+	named    bool       // the name was looked up, or given
+	state    NameState
+	name     subject
+	addr     subject  // set by texts
+	buffer   [64]byte // backs addr
+}
+
+// begin copies what the request says.
+func (d *decider) begin(t *Tables, r *Request) {
+	d.tables, d.environment, d.request = t, &t.environment, r
+	d.daemon = subjectOf(cutLong(r.Daemon))
+	if d.daemon.text == "" {
+		d.daemon = subjectOf(unknown)
+	}
+	d.client.begin(&r.Client)
+	d.server.begin(&r.Server)
+	if user := cutLong(r.User); user != "" {
+		d.userAsked = true
+		d.setUser(user)
+	}
+}
+
+func (s *side) begin(e *Endpoint) {
+	s.endpoint, s.number = e, e.Addr.Addr().Unmap()
+	if e.Name == "" {
+		return
+	}
+	s.named, s.name = true, subjectOf(cutLong(e.Name))
+	switch {
+	case equalFold(e.Name, unknown):
+		s.state = NameNone
+	case equalFold(e.Name, paranoid) || len(e.Name) > stringLength:
+		s.state = NameParanoid
+	default:
+		s.state = NameKnown
+	}
+}
+
+// texts writes down the addresses, for those who compare or print them.
+func (d *decider) texts() {
+	for _, s := range []*side{&d.client, &d.server} {
+		a := s.endpoint.Addr.Addr()
+		if d.tables.mode == Strict {
+			a = s.number
+		}
+		s.text(a)
+	}
+}
+
+func (s *side) text(a netip.Addr) {
+	text := cutLong(s.endpoint.Text)
+	if text == "" && a.IsValid() {
+		b := appendAddr(s.buffer[:0], a)
+		text = cutLong(unsafe.String(unsafe.SliceData(b), len(b))) // no copy: b lives as long as s, and nobody writes to it
+	}
+	if text == "" {
+		text = unknown
+	}
+	s.addr = subjectOf(text)
+}
+
+// connected says whether the socket address is known, libwrap's sin.
+func (e *Endpoint) connected() bool { return e.Addr.Addr().IsValid() || e.Addr.Port() != 0 }
+
+// hostName is libwrap's eval_hostname: it looks the name up if need be.
+func (d *decider) hostName(s *side) *subject {
+	if s.named {
+		return &s.name
+	}
+	s.named, s.name = true, subjectOf(unknown)
+	a := s.endpoint.Addr.Addr()
+	if d.request.Resolver == nil || !a.IsValid() {
+		return &s.name
+	}
+	name, state := d.request.Resolver.HostName(a)
+	if state == NameKnown && len(name) > stringLength {
+		state = NameParanoid // libwrap finds that what it kept of the name does not lead back
+	}
+	switch s.state = state; state {
+	case NameKnown:
+		s.name = subjectOf(name)
+	case NameParanoid:
+		s.name = subjectOf(paranoid)
+	}
+	return &s.name
+}
+
+// userName is libwrap's eval_user: it asks for the user if need be.
+func (d *decider) userName() *subject {
+	if d.userAsked {
+		return &d.user
+	}
+	d.userAsked, d.user = true, subjectOf(unknown)
+	r := d.request
+	if r.Resolver == nil || r.Datagram || !r.Client.connected() || !r.Server.connected() {
+		return &d.user
+	}
+	d.userState = NameNone
+	if name := cutLong(r.Resolver.UserName(r.Client.Addr, r.Server.Addr, d.identTimeout)); name != "" {
+		d.setUser(name)
+	}
+	return &d.user
+}
+
+func (d *decider) setUser(name string) {
+	d.user, d.userState = subjectOf(name), NameKnown
+	if equalFold(name, unknown) {
+		d.userState = NameNone
+	}
+}

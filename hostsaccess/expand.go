@@ -1,0 +1,121 @@
+package hostsaccess
+
+import (
+	"strconv"
+	"strings"
+)
+
+// compatExpansion is the size of the buffer that libwrap expands options in.
+const compatExpansion = 8192
+
+// harmless says whether a byte of an expansion means nothing to a shell.
+// libwrap turns all others into "_".
+func harmless(c byte) bool {
+	return isDigit(c) || 'a' <= lower(c) && lower(c) <= 'z' || strings.IndexByte("!@%-_=+:,./", c) >= 0
+}
+
+// sanitized returns s with "_" for bytes that are not harmless.
+func sanitized(s string) string {
+	for i := range len(s) {
+		if !harmless(s[i]) {
+			b := []byte(s)
+			for j := i; j < len(b); j++ {
+				if !harmless(b[j]) {
+					b[j] = '_'
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
+}
+
+// expand is percent_x: it expands s, and says whether the result fits into a
+// buffer of that size.
+//
+// What it replaces in a name, it replaces in the request, where later rules
+// and expansions see it: libwrap cleans the request's own string.
+func (d *decider) expand(s string, size int) (string, bool) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+1 < len(s) {
+			i++
+			b.WriteString(d.letter(s[i]))
+		} else {
+			b.WriteByte(s[i])
+		}
+		if b.Len() >= size-1 {
+			return "", false
+		}
+	}
+	return b.String(), true
+}
+
+// letter expands one %<letter>, hosts_access(5), "% EXPANSIONS".
+func (d *decider) letter(c byte) string {
+	switch c {
+	case 'a':
+		return clean(&d.client.addr)
+	case 'A':
+		return clean(&d.server.addr)
+	case 'c':
+		return d.clientInfo()
+	case 'd':
+		return clean(&d.daemon)
+	case 'h':
+		return clean(d.hostInfo(&d.client))
+	case 'H':
+		return clean(d.hostInfo(&d.server))
+	case 'n':
+		return clean(d.hostName(&d.client))
+	case 'N':
+		return clean(d.hostName(&d.server))
+	case 'p':
+		return strconv.Itoa(d.request.PID)
+	case 'r':
+		return strconv.Itoa(int(d.request.Client.Addr.Port()))
+	case 'R':
+		return strconv.Itoa(int(d.request.Server.Addr.Port()))
+	case 's':
+		return d.serverInfo()
+	case 'u':
+		return clean(d.userName())
+	case '%':
+		return "%"
+	}
+	return ""
+}
+
+// clean replaces what could mean something to a shell, for good.
+func clean(s *subject) string {
+	if text := sanitized(s.text); text != s.text {
+		*s = subjectOf(text)
+	}
+	return s.text
+}
+
+// hostInfo is eval_hostinfo: the name if it is known already, or the address.
+func (d *decider) hostInfo(s *side) *subject {
+	if s.named && isKnown(s.name.text) {
+		return &s.name
+	}
+	return &s.addr
+}
+
+// clientInfo is eval_client: user@host, or host alone.
+func (d *decider) clientInfo() string {
+	host := d.hostInfo(&d.client)
+	if !d.userAsked || equalFold(d.user.text, unknown) {
+		return clean(host)
+	}
+	return sanitized(d.user.text + "@" + host.text)
+}
+
+// serverInfo is eval_server: daemon@host, or daemon alone.
+func (d *decider) serverInfo() string {
+	host := d.hostInfo(&d.server)
+	if equalFold(host.text, unknown) {
+		return clean(&d.daemon)
+	}
+	return sanitized(d.daemon.text + "@" + host.text)
+}
