@@ -30,12 +30,7 @@ func (p *parser) host(t Token) Host {
 	case strings.ContainsAny(s, "[]"):
 		p.bracketed(&h)
 	case strings.Contains(s, ":"):
-		address, rest, slash := strings.Cut(s, "/")
-		if slash {
-			rest = "/" + rest
-		}
-		p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(s)+" without brackets", "write ["+address+"]"+rest).
-			reads(NeverMatch, quote(s[:strings.IndexByte(s, ':')])+", with the rest as options").write(t, "["+address+"]"+rest)
+		p.unbracketed(t)
 	case strings.Contains(s, "/"):
 		p.network(&h)
 	case strings.Trim(s, "0123456789.") == "":
@@ -44,6 +39,21 @@ func (p *parser) host(t Token) Host {
 		h.Kind = p.hostName(t)
 	}
 	return h
+}
+
+// unbracketed reports an IPv6 address without brackets: libwrap cuts the rule
+// at its first colon.
+func (p *parser) unbracketed(t Token) {
+	address, rest, slash := strings.Cut(t.Text, "/")
+	if slash {
+		rest = "/" + rest
+	}
+	d := p.error(UnbracketedIPv6, t.Pos, "IPv6 address "+quote(t.Text)+" without brackets", "IPv6 addresses are written [2001:db8::1]").
+		reads(NeverMatch, quote(t.Text[:strings.IndexByte(t.Text, ':')])+", with the rest as options")
+	if _, err := parseAddr(address); err == nil && allDigits(strings.TrimPrefix(rest, "/")) {
+		d.Hint = "write [" + address + "]" + rest
+		p.writeHost(d, t, "["+address+"]"+rest)
+	}
 }
 
 // hostName classifies what is not an address.
@@ -320,7 +330,23 @@ func (p *parser) unbalanced(h *Host) {
 	if network {
 		instead += "/" + length
 	}
-	d.write(h.Token, instead)
+	p.writeHost(d, h.Token, instead)
+}
+
+// writeHost is write for a pattern that may have yet another mistake: then no
+// text is the one right one, unless that mistake has its own.
+func (p *parser) writeHost(d *Diagnostic, t Token, text string) {
+	if p.trial {
+		return
+	}
+	q := &parser{file: &File{}, trial: true}
+	q.host(Token{Text: text, Offset: t.Offset, End: t.Offset + len(text)})
+	for _, other := range q.found.list {
+		if other.Severity == Error && other.Fix == nil {
+			return
+		}
+	}
+	d.write(t, text)
 }
 
 // parseAddr is netip.ParseAddr for scopes that an interface can have; netip
@@ -354,7 +380,7 @@ func (p *parser) badBracketed(h *Host, inner, after string) {
 	}
 	d := p.error(BadAddress, h.Pos, quote(inner)+" in brackets is not an IPv6 address", hint)
 	if instead != "" {
-		d.write(h.Token, instead)
+		p.writeHost(d, h.Token, instead)
 	}
 }
 

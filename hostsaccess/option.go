@@ -159,14 +159,24 @@ func (p *parser) checkOption(o *Option) {
 	}
 }
 
-// withoutColon removes an empty option at the end of a rule, with the colon in
-// front of it.
+// withoutColon removes an empty option at the end of a rule and those in front
+// of it that are empty too, with their colons.
 func (p *parser) withoutColon(o *Option) []Edit {
-	before := strings.TrimRight(p.file.Source[:o.Offset], " \t\r\v\f")
-	if !strings.HasSuffix(before, ":") || o.Offset < p.rule.End {
+	if o.Offset < p.rule.End {
 		return nil
 	}
-	return []Edit{{len(strings.TrimRight(before[:len(before)-1], " \t")), o.End, ""}}
+	at := o.Offset
+	for n := len(p.rule.Options); ; n-- {
+		before := strings.TrimRight(p.file.Source[:at], " \t\r\v\f")
+		if !strings.HasSuffix(before, ":") {
+			return nil // the line is continued in between
+		}
+		at = len(before) - 1
+		if n == 0 || p.rule.Options[n-1].Text != "" {
+			break
+		}
+	}
+	return []Edit{{len(strings.TrimRight(p.file.Source[:at], " \t")), o.End, ""}}
 }
 
 // runs returns the first option of the rule that a resident service must not

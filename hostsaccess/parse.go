@@ -17,6 +17,7 @@ type parser struct {
 	line  logicalLine
 	rule  *Rule // being read; nil between rules
 	quiet bool  // the line is already reported as a whole
+	trial bool  // a proposed text is being read
 	found findings
 }
 
@@ -146,17 +147,21 @@ func (p *parser) indentedComment(at int) {
 		p.brokenRule(len(p.line.text)-len(words), len(p.line.text), CommentInRule,
 			`a comment starts in the first column; here "#" is the first daemon of a rule`,
 			`move the "#" to the start of the line`).
-			reads(WiderMatch, `a rule, of which "#" is the first daemon`).edit(p.unindent(at)).meetsClients()
+			reads(WiderMatch, `a rule, of which "#" is the first daemon`).edit(p.unindent(at)...).meetsClients()
 		return
 	}
 	p.report(Warning, CommentInRule, p.line.pos(at), `a comment starts in the first column`,
 		"taken as a comment here; other programs report a rule without \":\"", `move the "#" to the start of the line`).
-		edit(p.unindent(at))
+		edit(p.unindent(at)...)
 }
 
-// unindent removes the blanks in front of a comment.
-func (p *parser) unindent(at int) Edit {
-	return Edit{Offset: p.line.sourceOffset(0), End: p.line.sourceOffset(at)}
+// unindent removes the blanks in front of a comment. One that goes on in the
+// next line may have swallowed a rule: that is for a person to sort out.
+func (p *parser) unindent(at int) []Edit {
+	if len(p.line.parts) > 1 {
+		return nil
+	}
+	return []Edit{{Offset: p.line.sourceOffset(0), End: p.line.sourceOffset(at)}}
 }
 
 // brokenRule keeps text[start:end] as a rule that does not act as written.
@@ -194,13 +199,11 @@ func (p *parser) checkLine(marked bool) {
 	}
 }
 
-// lastNewline ends the file. A backslash and newline at its end make no end.
+// lastNewline ends the file. A backslash at its end, with or without a newline
+// behind it, would make what is added a continuation.
 func (p *parser) lastNewline() Edit {
-	end := len(p.file.Source)
-	if strings.HasSuffix(p.file.Source, "\\\n") {
-		return Edit{Offset: end - 2, End: end, Text: "\n"}
-	}
-	return Edit{Offset: end, End: end, Text: "\n"}
+	source := p.file.Source
+	return Edit{Offset: len(strings.TrimRight(strings.TrimSuffix(source, "\n"), `\`)), End: len(source), Text: "\n"}
 }
 
 // marked reports a byte order mark. In front of a comment it does no harm.
