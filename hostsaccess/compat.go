@@ -196,15 +196,15 @@ func (d *decider) matchHost(p *compatHost, s *side) bool {
 	switch p.kind {
 	case compatNetgroup:
 		name := d.hostName(s)
-		return d.environment.InNetgroup != nil && d.environment.InNetgroup(p.text.text, strings.Clone(name.text))
+		return d.environment.InNetgroup != nil && d.environment.InNetgroup(p.text.text, strings.Clone(name.text()))
 	case compatFile:
 		return d.matchFile(d.tables.compatFiles[p.text.text], s)
 	case compatKnown:
 		name := d.hostName(s)
-		return !equalFold(s.addr.text, unknown) && isKnown(name.text)
+		return !s.addr.is(unknown) && name.isKnown()
 	case compatLocal:
 		name := d.hostName(s)
-		return strings.IndexByte(name.text, '.') < 0 && isKnown(name.text)
+		return strings.IndexByte(name.text(), '.') < 0 && name.isKnown()
 	case compatMasked:
 		return p.mask.match(&s.addr, d.environment.HasInterface)
 	}
@@ -221,4 +221,5 @@ func (d *decider) matchFile(hosts []compatHost, s *side) bool {
 	return false
 }
 
-func isKnown(name string) bool { return !equalFold(name, unknown) && !equalFold(name, paranoid) }
+// isKnown is HOSTNAME_KNOWN.
+func (s *subject) isKnown() bool { return !s.is(unknown) && !s.is(paranoid) }

@@ -171,6 +171,9 @@ func cidrMask(s string) uint32 {
 // must exist, but is lost: libwrap compares addresses alone.
 func numericIPv6(s string, hasInterface func(string) bool) (a [16]byte, ok bool) {
 	address, scope, scoped := strings.Cut(s, "%")
+	if strings.IndexByte(address, ':') < 0 {
+		return a, false // without the error that netip would make
+	}
 	ip, err := netip.ParseAddr(address)
 	if err != nil || ip.Is4() {
 		return a, false

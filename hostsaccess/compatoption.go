@@ -260,7 +260,7 @@ func (d *decider) banner(a *Action) bool {
 	if read == nil {
 		return true
 	}
-	data, err := read(a.Value + "/" + d.daemon.text)
+	data, err := read(a.Value + "/" + d.daemon.held)
 	if err != nil {
 		return true
 	}

@@ -2,7 +2,6 @@ package hostsaccess
 
 import (
 	"net/netip"
-	"unsafe"
 )
 
 // decider is one decision under way. It holds what is known of the request by
@@ -37,7 +36,7 @@ type side struct {
 func (d *decider) begin(t *Tables, r *Request) {
 	d.tables, d.environment, d.request = t, &t.environment, r
 	d.daemon = subjectOf(cutLong(r.Daemon))
-	if d.daemon.text == "" {
+	if d.daemon.held == "" {
 		d.daemon = subjectOf(unknown)
 	}
 	d.client.begin(&r.Client)
@@ -66,25 +65,23 @@ func (s *side) begin(e *Endpoint) {
 
 // texts writes down the addresses, for those who compare or print them.
 func (d *decider) texts() {
-	for _, s := range []*side{&d.client, &d.server} {
-		a := s.endpoint.Addr.Addr()
-		if d.tables.mode == Strict {
-			a = s.number
-		}
-		s.text(a)
-	}
+	d.client.text(d.tables.mode)
+	d.server.text(d.tables.mode)
 }
 
-func (s *side) text(a netip.Addr) {
-	text := cutLong(s.endpoint.Text)
-	if text == "" && a.IsValid() {
-		b := appendAddr(s.buffer[:0], a)
-		text = cutLong(unsafe.String(unsafe.SliceData(b), len(b))) // no copy: b lives as long as s, and nobody writes to it
+func (s *side) text(m Mode) {
+	a := s.number
+	if m == Compat {
+		a = s.endpoint.Addr.Addr()
 	}
-	if text == "" {
-		text = unknown
+	switch text := cutLong(s.endpoint.Text); {
+	case text != "":
+		s.addr = subjectOf(text)
+	case a.IsValid():
+		s.addr.setAddr(a)
+	default:
+		s.addr = subjectOf(unknown)
 	}
-	s.addr = subjectOf(text)
 }
 
 // connected says whether the socket address is known, libwrap's sin.

@@ -14,20 +14,24 @@ func harmless(c byte) bool {
 	return isDigit(c) || 'a' <= lower(c) && lower(c) <= 'z' || strings.IndexByte("!@%-_=+:,./", c) >= 0
 }
 
-// sanitized returns s with "_" for bytes that are not harmless.
-func sanitized(s string) string {
+func isHarmless(s string) bool {
 	for i := range len(s) {
 		if !harmless(s[i]) {
-			b := []byte(s)
-			for j := i; j < len(b); j++ {
-				if !harmless(b[j]) {
-					b[j] = '_'
-				}
-			}
-			return string(b)
+			return false
 		}
 	}
-	return s
+	return true
+}
+
+// sanitized returns a copy of s with "_" for bytes that are not harmless.
+func sanitized(s string) string {
+	b := []byte(s)
+	for i := range b {
+		if !harmless(b[i]) {
+			b[i] = '_'
+		}
+	}
+	return string(b)
 }
 
 // expand is percent_x: it expands s, and says whether the result fits into a
@@ -88,15 +92,15 @@ func (d *decider) letter(c byte) string {
 
 // clean replaces what could mean something to a shell, for good.
 func clean(s *subject) string {
-	if text := sanitized(s.text); text != s.text {
-		*s = subjectOf(text)
+	if !isHarmless(s.text()) {
+		*s = subjectOf(sanitized(s.text()))
 	}
-	return s.text
+	return s.text()
 }
 
 // hostInfo is eval_hostinfo: the name if it is known already, or the address.
 func (d *decider) hostInfo(s *side) *subject {
-	if s.named && isKnown(s.name.text) {
+	if s.named && s.name.isKnown() {
 		return &s.name
 	}
 	return &s.addr
@@ -105,17 +109,17 @@ func (d *decider) hostInfo(s *side) *subject {
 // clientInfo is eval_client: user@host, or host alone.
 func (d *decider) clientInfo() string {
 	host := d.hostInfo(&d.client)
-	if !d.userAsked || equalFold(d.user.text, unknown) {
+	if !d.userAsked || d.user.is(unknown) {
 		return clean(host)
 	}
-	return sanitized(d.user.text + "@" + host.text)
+	return sanitized(d.user.text() + "@" + host.text())
 }
 
 // serverInfo is eval_server: daemon@host, or daemon alone.
 func (d *decider) serverInfo() string {
 	host := d.hostInfo(&d.server)
-	if equalFold(host.text, unknown) {
+	if host.is(unknown) {
 		return clean(&d.daemon)
 	}
-	return sanitized(d.daemon.text + "@" + host.text)
+	return sanitized(d.daemon.text() + "@" + host.text())
 }

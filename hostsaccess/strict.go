@@ -242,7 +242,7 @@ func (d *decider) strictDaemonName(p *Daemon) truth {
 	case DaemonAll, DaemonKnown, DaemonInvalid:
 		return p.match(nil, 0)
 	}
-	return truthOf(p.matchName(d.daemon.text))
+	return truthOf(p.matchName(d.daemon.held))
 }
 
 func (d *decider) strictDaemon(p *Daemon) truth {
@@ -296,7 +296,7 @@ func (d *decider) strictFile(h *Host, s *side) truth {
 // strictHostName tries a pattern for names. A name that was not looked up, or
 // could not be, may be any; one that is not confirmed is none.
 func (d *decider) strictHostName(h *Host, s *side) truth {
-	name := d.hostName(s).text
+	name := d.hostName(s).held
 	switch {
 	case h.Kind == HostUnknown && !s.number.IsValid():
 		return yes
@@ -338,7 +338,7 @@ func (h *Host) matchName(name string) bool {
 
 // strictUser tries a pattern for users.
 func (d *decider) strictUser(pattern string) truth {
-	name := d.userName().text
+	name := d.userName().held
 	switch {
 	case d.userState == NameFailed:
 		return maybe

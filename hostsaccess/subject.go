@@ -1,54 +1,107 @@
 package hostsaccess
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+)
 
-// subject is a text that patterns are compared with, and what they need of it.
+// subject is a text that libwrap compares patterns with, and what they need of
+// it. It is made out of a string or of an address, and never points at itself,
+// so that it can live on the stack.
 type subject struct {
-	text   string // as libwrap holds it
-	plain  string // without ::ffff: in front of an IPv4 address
+	held   string     // the text, unless it is in buffer
+	number netip.Addr // what the text was made of, if that was an address
+	buffer [64]byte
+	length int
+	skip   int // of ::ffff: in front of an IPv4 address
+
 	parsed bool   // the three below are known
 	quad   uint32 // plain as IPv4 address, or noAddress
 	addr   [16]byte
 	is6    bool // addr is plain as IPv6 address
 }
 
+const mappedPrefix = "::ffff:"
+
 // subjectOf strips ::ffff: as string_match does: from a dotted quad only.
-func subjectOf(text string) subject {
-	s := subject{text: text, plain: text}
-	if hasPrefixFold(text, "::ffff:") && dotQuad(text[7:]) != noAddress {
-		s.plain = text[7:]
+func subjectOf(text string) (s subject) {
+	s.held = text
+	if hasPrefixFold(text, mappedPrefix) && dotQuad(text[len(mappedPrefix):]) != noAddress {
+		s.skip = len(mappedPrefix)
 	}
 	return s
 }
+
+// setAddr makes the subject out of an address, as glibc prints it.
+func (s *subject) setAddr(a netip.Addr) {
+	*s = subject{number: a}
+	if a.Is4In6() && a.WithZone("").Unmap() != broadcast {
+		s.skip = len(mappedPrefix)
+	}
+	if len(a.Zone()) >= len(s.buffer)-len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%") {
+		s.held = cutLong(string(appendAddr(nil, a)))
+		return
+	}
+	s.length = len(appendAddr(s.buffer[:0], a))
+}
+
+// broadcast is an address that inet_addr can't tell from none.
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// text is all of the text.
+func (s *subject) text() string {
+	if s.length > 0 {
+		return unsafe.String(&s.buffer[0], s.length) // no copy: nobody writes to buffer while the string is used
+	}
+	return s.held
+}
+
+// plain is what patterns are compared with.
+func (s *subject) plain() string { return s.text()[s.skip:] }
+
+// is says whether the text is that word, in any case.
+func (s *subject) is(word string) bool { return equalFold(s.text(), word) }
 
 func (s *subject) parse(hasInterface func(string) bool) {
 	if s.parsed {
 		return
 	}
-	s.parsed, s.quad = true, dotQuad(s.plain)
-	if s.quad == noAddress {
-		s.addr, s.is6 = numericIPv6(s.plain, hasInterface)
+	s.parsed, s.quad = true, noAddress
+	switch a := s.number; {
+	case !a.IsValid():
+		text := s.held[s.skip:]
+		if s.quad = dotQuad(text); s.quad == noAddress {
+			s.addr, s.is6 = numericIPv6(text, hasInterface)
+		}
+	case a.Is4() || s.skip > 0:
+		b := a.As16()
+		s.quad = binary.BigEndian.Uint32(b[12:])
+	default:
+		s.addr = a.As16()
+		s.is6 = a.Zone() == "" || scopeExists(s.addr, a.Zone(), hasInterface)
 	}
 }
 
 // matchString is string_match.
 func (d *decider) matchString(p *compatString, s *subject) bool {
+	plain := s.plain()
 	switch p.kind {
 	case stringGlob:
-		return matchGlob(p.text, s.plain)
+		return matchGlob(p.text, plain)
 	case stringSuffix:
-		return len(s.plain) > len(p.text) && hasSuffixFold(s.plain, p.text)
+		return len(plain) > len(p.text) && hasSuffixFold(plain, p.text)
 	case stringAll:
 		return true
 	case stringKnown:
-		return !equalFold(s.plain, unknown)
+		return !equalFold(plain, unknown)
 	case stringPrefix:
-		return hasPrefixFold(s.plain, p.text)
+		return hasPrefixFold(plain, p.text)
 	case stringIPv6:
 		s.parse(d.environment.HasInterface)
 		return p.valid && s.is6 && p.addr == s.addr
 	}
-	return equalFold(p.text, s.plain)
+	return equalFold(p.text, plain)
 }
 
 // match is masked_match. An address that is written ::ffff:a01:203 counts as
