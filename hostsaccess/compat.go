@@ -91,7 +91,9 @@ const (
 	tableError
 	jumpAllow
 	jumpDeny
-	jumpExit // libwrap ends the process
+	jumpTwist // libwrap has become another program
+	jumpExit  // libwrap ends the process
+	jumpCrash // libwrap overflows its stack
 )
 
 // decideCompat is hosts_access.
@@ -114,16 +116,18 @@ func (t *Tables) decideCompat(r *Request) Decision {
 func (d *decider) decideCompat() Decision {
 	rule, result := d.table(d.tables.compat[0])
 	switch result {
-	case tableYes, jumpAllow:
+	case tableYes, jumpAllow, jumpTwist:
 		return Decision{Verdict: Allow, Rule: rule, Why: whyAllow}
 	case jumpDeny:
 		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDenyInAllow)}
 	case jumpExit:
 		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+	case jumpCrash:
+		return Decision{Verdict: Deny, Rule: rule, Why: whyCrash}
 	}
 	rule, result = d.table(d.tables.compat[1])
 	switch result {
-	case tableYes:
+	case tableYes, jumpTwist:
 		return Decision{Verdict: Deny, Rule: rule, Why: whyDeny}
 	case jumpAllow:
 		return Decision{Verdict: Allow, Rule: rule, Why: whyAllowInDeny}
@@ -131,6 +135,8 @@ func (d *decider) decideCompat() Decision {
 		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDeny)}
 	case jumpExit:
 		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+	case jumpCrash:
+		return Decision{Verdict: Deny, Rule: rule, Why: whyCrash}
 	case tableError:
 		return Decision{Verdict: Deny, Why: whyCut}
 	}
@@ -149,7 +155,11 @@ func (d *decider) refusal(why string) string {
 func (d *decider) table(t *compatTable) (*Rule, compatResult) {
 	for i := range t.rules {
 		k := &t.rules[i]
-		if !d.matchRule(k) {
+		matches := d.matchRule(k)
+		if d.crashed {
+			return k.rule, jumpCrash
+		}
+		if !matches {
 			continue
 		}
 		if len(k.options) == 0 {
@@ -205,6 +215,9 @@ func (d *decider) matchHost(p *compatHost, s *side) bool {
 	case compatLocal:
 		name := d.hostName(s)
 		return strings.IndexByte(name.text(), '.') < 0 && name.isKnown()
+	case compatLoop:
+		d.crashed = true // a file takes 8 kB of stack, and a process has 8 MB
+		return true
 	case compatMasked:
 		return p.mask.match(&s.addr, d.environment.HasInterface)
 	}

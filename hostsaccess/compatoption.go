@@ -137,7 +137,9 @@ func (d *decider) execute(a *Action) compatResult {
 	case ActTwist:
 		if h := d.request.History; h != nil && h.Decisions > 0 {
 			a.Fault = "twist option in resident process"
+			return jumpDeny
 		}
+		return jumpTwist
 	case ActAclExec:
 		d.failed = d.request.AclExec == nil || !d.request.AclExec(a.Value)
 		if d.failed {
@@ -214,7 +216,9 @@ func (a *Action) setEnv() {
 	}
 	a.Variable = chop(a.Value[:n])
 	a.Value = chop(a.Value[min(n+1, len(a.Value)):])
-	a.faultUnless(a.Variable != "" && !strings.Contains(a.Variable, "="), "memory allocation failure", "")
+	if a.Variable == "" || strings.Contains(a.Variable, "=") {
+		a.Fault = "memory allocation failure"
+	}
 }
 
 // syslogFacilities and syslogLevels number the words of option severity, syslog.h.

@@ -14,6 +14,7 @@ const (
 	compatKnown                          // KNOWN
 	compatLocal                          // LOCAL
 	compatMasked                         // net/mask
+	compatLoop                           // a pattern file inside itself
 )
 
 // compatHost is a pattern for a host, worked out as far as it goes without one.

@@ -19,6 +19,7 @@ type decider struct {
 	identTimeout   int
 	actions        []Action
 	failed         bool // aclexec, in this decision or before
+	crashed        bool // libwrap would have, by now
 }
 
 // side is one end of the connection.

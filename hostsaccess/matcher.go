@@ -56,6 +56,7 @@ const (
 	whyUnnamed     = "no rule names the service"
 	whyNoAddress   = "the client's address is not known"
 	whyFault       = "an option of the rule can't be carried out"
+	whyCrash       = "a pattern file includes itself: libwrap reads on until it crashes"
 	whyExit        = "an option expands to more than libwrap can hold: it ends the program here"
 	whyUnread      = "hosts.deny can't be read"
 	whyAclExec     = "the command of option aclexec failed"

@@ -3,7 +3,6 @@ package hostsaccess
 import (
 	"errors"
 	"io/fs"
-	"slices"
 	"strings"
 )
 
@@ -118,7 +117,7 @@ func (t *Tables) readCompatFiles() {
 			}
 		}
 	}
-	t.cutCycles()
+	t.flattenFiles()
 }
 
 func (t *Tables) readCompatFile(h *compatHost) {
@@ -142,11 +141,8 @@ func (t *Tables) readCompatFile(h *compatHost) {
 	}
 }
 
-// cutCycles replaces what a pattern file includes by the patterns themselves,
-// each file once. libwrap, which has no such bound, reads a file that includes
-// itself until it may open no more files, and then goes on with the rest of
-// each: the same patterns, many times.
-func (t *Tables) cutCycles() {
+// flattenFiles replaces what a pattern file includes by the patterns themselves.
+func (t *Tables) flattenFiles() {
 	flat := map[string][]compatHost{}
 	for name := range t.compatFiles {
 		flat[name] = t.flatten(name, map[string]bool{})
@@ -154,17 +150,24 @@ func (t *Tables) cutCycles() {
 	t.compatFiles = flat
 }
 
+// flatten returns the patterns of a file. Seen are the files that were visited
+// on the way, with true those that are still open.
 func (t *Tables) flatten(name string, seen map[string]bool) (all []compatHost) {
-	if seen[name] {
-		return nil
+	open, done := seen[name]
+	switch {
+	case open:
+		return []compatHost{{kind: compatLoop}}
+	case done:
+		return nil // its patterns are there already
 	}
 	seen[name] = true
 	for _, h := range t.compatFiles[name] {
 		if h.kind == compatFile {
-			all = slices.Concat(all, t.flatten(h.text.text, seen))
+			all = append(all, t.flatten(h.text.text, seen)...)
 			continue
 		}
 		all = append(all, h)
 	}
+	seen[name] = false
 	return all
 }
