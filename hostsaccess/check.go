@@ -324,9 +324,6 @@ func whom(r *Rule) string {
 	return "whom it names"
 }
 
-// inKernel are services of the kernel, under the names that rules for them use.
-var inKernel = map[string]bool{"nfs": true, "nfsd": true, "rpc.nfsd": true, "lockd": true, "nlockmgr": true, "rpc.lockd": true}
-
 // daemon reports names of daemons that do not read the files, or not by that name.
 func (c *checker) daemon(r *Rule, d *Daemon) {
 	name := strings.ToLower(d.Name)
@@ -349,13 +346,10 @@ func (c *checker) daemon(r *Rule, d *Daemon) {
 }
 
 func (c *checker) ignores(daemon string) string {
-	switch {
-	case inKernel[strings.ToLower(daemon)]:
-		return "is part of the kernel, which never reads these files"
-	case c.surroundings.Ignores != nil:
-		return c.surroundings.Ignores(daemon)
+	if c.surroundings.Ignores == nil {
+		return ""
 	}
-	return ""
+	return c.surroundings.Ignores(daemon)
 }
 
 // passedOver says what a line does for a service that it does not reach.

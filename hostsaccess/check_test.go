@@ -33,7 +33,10 @@ var machine = Surroundings{
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	},
 	Ignores: func(daemon string) string {
-		if daemon == "ypserv" {
+		switch daemon {
+		case "nfsd":
+			return "is part of the kernel, which never reads these files"
+		case "ypserv":
 			return "(/usr/sbin/ypserv) is not built with libwrap"
 		}
 		return ""

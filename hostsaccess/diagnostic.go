@@ -154,6 +154,11 @@ func (d Diagnostic) Place() string {
 	return fmt.Sprintf("%s:%d:%d", d.File, d.Pos.Line, d.Pos.Column)
 }
 
+// ComparePlaces orders findings about one file as they stand in it.
+func ComparePlaces(a, b Diagnostic) int {
+	return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
+}
+
 // String returns place, severity and message on one line.
 func (d Diagnostic) String() string {
 	return d.Place() + ": " + d.Severity.String() + ": " + d.Message
@@ -186,9 +191,7 @@ func (f *findings) add(d Diagnostic) *Diagnostic {
 // all returns the findings in the order of the file, with a last one for those
 // left out.
 func (f *findings) all(file string) []Diagnostic {
-	slices.SortStableFunc(f.list, func(a, b Diagnostic) int {
-		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
-	})
+	slices.SortStableFunc(f.list, ComparePlaces)
 	if f.omitted > 0 {
 		f.list = append(f.list, Diagnostic{
 			File: file, Severity: f.worst, Code: Omitted,

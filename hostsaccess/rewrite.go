@@ -113,15 +113,22 @@ func (f *File) AddClient(r *Rule, pattern string) Edit {
 	return Edit{Offset: last.End, End: last.End, Text: divider + pattern}
 }
 
-// RemoveClient removes pattern i of a rule without EXCEPT. The line of a rule
-// that has no other client is removed.
-func (f *File) RemoveClient(r *Rule, i int) Edit {
+// RemoveClients removes patterns, given by their numbers in rising order, from a
+// rule without EXCEPT. The line of a rule that keeps no client is removed.
+func (f *File) RemoveClients(r *Rule, numbers []int) []Edit {
 	patterns := r.Clients.Terms[0].Patterns
-	switch {
-	case len(patterns) == 1:
-		return f.RemoveRule(r)
-	case i > 0:
-		return Edit{Offset: patterns[i-1].End, End: patterns[i].End}
+	if len(numbers) == len(patterns) {
+		return []Edit{f.RemoveRule(r)}
 	}
-	return Edit{Offset: patterns[0].Offset, End: patterns[1].Offset}
+	var edits []Edit
+	first := 0 // the first pattern that stays
+	for ; first < len(numbers) && numbers[first] == first; first++ {
+	}
+	if first > 0 {
+		edits = append(edits, Edit{Offset: patterns[0].Offset, End: patterns[first].Offset})
+	}
+	for _, i := range numbers[first:] {
+		edits = append(edits, Edit{Offset: patterns[i-1].End, End: patterns[i].End})
+	}
+	return edits
 }

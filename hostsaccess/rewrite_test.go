@@ -79,9 +79,11 @@ func TestEdits(t *testing.T) {
 		{"remove rule", []Edit{f.RemoveRule(c)}, strings.Replace(source, "c: 1. 2. \\\n 3. : deny\n", "", 1)},
 		{"add client", []Edit{f.AddClient(c, "[::1]")}, strings.Replace(source, "3.", "3. [::1]", 1)},
 		{"add client with a comma", []Edit{f.AddClient(f.Rules[0], "12.")}, strings.Replace(source, "11.", "11., 12.", 1)},
-		{"remove first client", []Edit{f.RemoveClient(c, 0)}, strings.Replace(source, "1. 2.", "2.", 1)},
-		{"remove last client", []Edit{f.RemoveClient(c, 2)}, strings.Replace(source, " \\\n 3.", "", 1)},
-		{"remove only client", []Edit{f.RemoveClient(b, 0)}, strings.Replace(source, "b: 10.\n", "", 1)},
+		{"remove first client", f.RemoveClients(c, []int{0}), strings.Replace(source, "1. 2.", "2.", 1)},
+		{"remove last client", f.RemoveClients(c, []int{2}), strings.Replace(source, " \\\n 3.", "", 1)},
+		{"remove only client", f.RemoveClients(b, []int{0}), strings.Replace(source, "b: 10.\n", "", 1)},
+		{"remove all but the middle", f.RemoveClients(c, []int{0, 2}), strings.Replace(source, "1. 2. \\\n 3.", "2.", 1)},
+		{"remove the first two", f.RemoveClients(c, []int{0, 1}), strings.Replace(source, "1. 2. \\\n 3.", "3.", 1)},
 		{"several, in any order", []Edit{f.RemoveRule(d), f.RemoveRule(b)}, "# head\na: 10., 11. # no\nc: 1. 2. \\\n 3. : deny\n"},
 	}
 	for _, tt := range tests {

@@ -202,6 +202,10 @@ var lookalike = map[string]bool{
 	"rpcbind.socket": true, "rpcbind.service": true,
 }
 
+// IsLookalike says whether a daemon's name seems to mean the port mapper and
+// does not.
+func IsLookalike(name string) bool { return lookalike[strings.ToLower(name)] }
+
 // mostLookalikes bounds the findings of lookalikes.
 const mostLookalikes = 100
 
@@ -211,7 +215,7 @@ func lookalikes(f *hostsaccess.File) []hostsaccess.Diagnostic {
 	for _, r := range f.Rules {
 		for _, t := range r.Daemons.Terms {
 			for _, d := range t.Patterns {
-				if lookalike[strings.ToLower(d.Name)] && len(found) < mostLookalikes {
+				if IsLookalike(d.Name) && len(found) < mostLookalikes {
 					found = append(found, hostsaccess.Diagnostic{
 						File: r.File, Pos: d.Pos, Severity: hostsaccess.Warning, Code: Lookalike, Rule: r,
 						Message:     fmt.Sprintf("%q does not name the port mapper", d.Name),
