@@ -12,6 +12,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		args = []string{"rpcward"}
 	}
+	if calledAsTcpd() {
+		return tcpdMain(args, stderr)
+	}
 	switch filepath.Base(args[0]) {
 	case "rpcbind":
 		return rpcbindMain(args[1:], stdout, stderr)
@@ -23,6 +26,12 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return pmapDumpMain(args, stdout, stderr)
 	case "pmap_set":
 		return pmapSetMain(args, stdin, stderr)
+	case "tcpd":
+		return tcpdMain(args, stderr)
+	case "tcpdmatch":
+		return tcpdmatchMain(args, stdout, stderr)
+	case "tcpdchk":
+		return tcpdchkMain(args, stdout, stderr)
 	}
 	return toolbox(args[1:], stdin, stdout, stderr)
 }

@@ -109,7 +109,7 @@ ports these listen (portmap version 2, rpcbind versions 3 and 4), and only the
 clients that /etc/hosts.allow and /etc/hosts.deny let.
 
 Called by the name of a program whose place it takes, it behaves as that one:
-rpcbind, portmap, rpcinfo, pmap_dump, pmap_set.`,
+rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 		Example: `  rpcward serve                      # be this host's port mapper
   rpcward rpcinfo                    # what is registered here
   rpcward rpcinfo -p nfs.example.org # and there
@@ -125,6 +125,9 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set.`,
 		newServeCommand(stdout, stderr),
 		newRPCInfoCommand(stdout, stderr),
 		newPmapCommand(),
+		newTcpdCommand(),
+		newTcpdmatchCommand(),
+		newTcpdchkCommand(),
 		newVersionCommand(),
 	)
 	complainAboutUsage(root)
