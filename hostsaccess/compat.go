@@ -1,6 +1,7 @@
 package hostsaccess
 
 import (
+	"net/netip"
 	"strings"
 )
 
@@ -114,7 +115,7 @@ func (t *Tables) decideCompat(r *Request) Decision {
 }
 
 func (d *decider) decideCompat() Decision {
-	rule, result := d.table(d.tables.compat[0])
+	rule, result := d.table(0)
 	switch result {
 	case tableYes, jumpAllow, jumpTwist:
 		return Decision{Verdict: Allow, Rule: rule, Why: whyAllow}
@@ -125,7 +126,7 @@ func (d *decider) decideCompat() Decision {
 	case jumpCrash:
 		return Decision{Verdict: Deny, Rule: rule, Why: whyCrash}
 	}
-	rule, result = d.table(d.tables.compat[1])
+	rule, result = d.table(1)
 	switch result {
 	case tableYes, jumpTwist:
 		return Decision{Verdict: Deny, Rule: rule, Why: whyDeny}
@@ -151,32 +152,89 @@ func (d *decider) refusal(why string) string {
 	return why
 }
 
+// compatRule returns the rule of that rank, counted through both tables.
+func (t *Tables) compatRule(rank int32) *compatRule {
+	if n := int32(len(t.compat[0].rules)); rank >= n {
+		return &t.compat[1].rules[rank-n]
+	}
+	return &t.compat[0].rules[rank]
+}
+
+// find returns the rule of table number n that matches first, if any.
+func (d *decider) find(n int) *compatRule {
+	if d.found == unsearched {
+		d.found = d.firstCompat()
+	}
+	switch allows := int32(len(d.tables.compat[0].rules)); {
+	case d.found == noView:
+	case d.found == noRule || (d.found >= allows) != (n == 1):
+		return nil
+	default:
+		return d.tables.compatRule(d.found)
+	}
+	for i := range d.tables.compat[n].rules {
+		k := &d.tables.compat[n].rules[i]
+		if matches := d.matchRule(k); matches || d.crashed {
+			return k
+		}
+	}
+	return nil
+}
+
+// What stands for a rank until the view was asked, and if it can't be.
+const (
+	unsearched = -1
+	noView     = -2
+)
+
+// firstCompat asks the view.
+func (d *decider) firstCompat() int32 {
+	if d.tables.compatLoops || strings.IndexByte(d.client.name.text(), ':') >= 0 {
+		return noView
+	}
+	v := d.tables.view(d.daemon.held)
+	if v == nil || !v.usable(d) {
+		return noView
+	}
+	return v.first(d, -1)
+}
+
+// searchCompat tries the rules that the client's address and name lead to.
+func (d *decider) searchCompat(s *search) {
+	address := &d.client.addr
+	switch address.parse(d.environment.HasInterface); {
+	case address.quad != noAddress:
+		s.net(addr4(address.quad))
+	case address.is6:
+		s.net(netip.AddrFrom16(address.addr))
+	}
+	s.text(&s.v.texts, address.plain())
+	if s.v.asks {
+		s.text(&s.v.names, d.hostName(&d.client).plain())
+	}
+}
+
 // table is table_match.
-func (d *decider) table(t *compatTable) (*Rule, compatResult) {
-	for i := range t.rules {
-		k := &t.rules[i]
-		matches := d.matchRule(k)
-		if d.crashed {
-			return k.rule, jumpCrash
-		}
-		if !matches {
-			continue
-		}
-		if len(k.options) == 0 {
-			return k.rule, tableYes
-		}
-		if result := d.run(k.options); result != tableYes {
-			return k.rule, result
-		}
-		if d.failed {
-			return nil, tableNo // of the whole table: no further line is read
-		}
+func (d *decider) table(n int) (*Rule, compatResult) {
+	k := d.find(n)
+	switch {
+	case k == nil && d.tables.compat[n].cut != "":
+		return nil, tableError
+	case k == nil:
+		return nil, tableNo
+	case d.crashed:
+		return k.rule, jumpCrash
+	case len(k.options) == 0:
 		return k.rule, tableYes
 	}
-	if t.cut != "" {
-		return nil, tableError
+	if result := d.run(k.options); result != tableYes {
+		return k.rule, result
 	}
-	return nil, tableNo
+	if d.failed {
+		d.found = noView    // the options may have changed the request
+		return nil, tableNo // of the whole table: no further line is read
+	}
+	return k.rule, tableYes
 }
 
 func (d *decider) matchRule(k *compatRule) bool {

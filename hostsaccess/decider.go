@@ -18,8 +18,9 @@ type decider struct {
 	client, server side
 	identTimeout   int
 	actions        []Action
-	failed         bool // aclexec, in this decision or before
-	crashed        bool // libwrap would have, by now
+	failed         bool  // aclexec, in this decision or before
+	crashed        bool  // libwrap would have, by now
+	found          int32 // what the view gave, or unsearched
 }
 
 // side is one end of the connection.
@@ -35,7 +36,7 @@ type side struct {
 
 // begin copies what the request says.
 func (d *decider) begin(t *Tables, r *Request) {
-	d.tables, d.environment, d.request = t, &t.environment, r
+	d.tables, d.environment, d.request, d.found = t, &t.environment, r, unsearched
 	d.daemon = subjectOf(cutLong(r.Daemon))
 	if d.daemon.held == "" {
 		d.daemon = subjectOf(unknown)
@@ -133,4 +134,21 @@ func (d *decider) setUser(name string) {
 	if equalFold(name, unknown) {
 		d.userState = NameNone
 	}
+}
+
+// acts says whether the rule of that rank decides.
+func (d *decider) acts(rank int32) bool {
+	if d.tables.mode == Strict {
+		return d.actsStrict(rank)
+	}
+	return d.matchRule(d.tables.compatRule(rank))
+}
+
+// search tries the rules that what is known of the client leads to.
+func (d *decider) search(s *search) {
+	if d.tables.mode == Strict {
+		d.searchStrict(s)
+		return
+	}
+	d.searchCompat(s)
 }

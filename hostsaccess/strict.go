@@ -5,6 +5,9 @@ import "strings"
 // strictTables are the two files as they are meant.
 type strictTables struct {
 	files       [2]*File
+	rules       []*Rule // of both files
+	refuses     []bool  // by rank: whether the rule refuses clients that it may match
+	denies      int32   // the rank of the first rule of hosts.deny
 	options     map[*Rule][]compatOption
 	patterns    map[string]patternList
 	unread      [2]bool // what the file says is not known
@@ -29,8 +32,11 @@ func (t *Tables) readStrict(allow, deny *Source) {
 		f := Parse(source.Name, source.Data)
 		s.files[i] = f
 		s.diagnostics = append(s.diagnostics, f.Diagnostics...)
+		s.denies = int32(len(s.rules)) // at last, the number of those in hosts.allow
 		for _, r := range f.Rules {
 			t.readStrictRule(r)
+			s.rules = append(s.rules, r)
+			s.refuses = append(s.refuses, verdictOf(r, Allow+Verdict(i)) == Deny || decidesByCommand(r))
 		}
 	}
 }
@@ -110,36 +116,67 @@ func (t *Tables) decideStrict(r *Request) Decision {
 	return decision
 }
 
+// decideStrict looks for the first rule that acts.
 func (d *decider) decideStrict() Decision {
 	s := &d.tables.strict
-	for i, file := range s.files {
-		if file == nil {
-			continue
+	for rank := int32(-1); ; {
+		if rank = d.firstStrict(rank); rank == noRule {
+			break
 		}
-		for _, r := range file.Rules {
-			if decision, acts := d.strictRule(r, Allow+Verdict(i)); acts {
-				return decision
-			}
+		if decision, acts := d.strictRule(rank); acts {
+			return decision
 		}
-		if s.unread[i] && i == 1 {
-			return Decision{Verdict: Deny, Why: whyUnread}
-		}
+	}
+	if s.unread[1] {
+		return Decision{Verdict: Deny, Why: whyUnread}
 	}
 	return Decision{Why: whyNoMatch}
 }
 
-// strictRule says what the rule does, if it acts.
-func (d *decider) strictRule(r *Rule, file Verdict) (decision Decision, acts bool) {
-	match := d.strictMatch(r)
-	if match == no {
-		return decision, false
+// firstStrict returns the first rule behind after that acts.
+func (d *decider) firstStrict(after int32) int32 {
+	if d.client.number.IsValid() {
+		if v := d.tables.view(d.daemon.held); v != nil && v.usable(d) {
+			return v.first(d, after)
+		}
+	}
+	for rank := after + 1; rank < int32(len(d.tables.strict.rules)); rank++ {
+		if d.acts(rank) {
+			return rank
+		}
+	}
+	return noRule
+}
+
+// searchStrict tries the rules that the client's address and name lead to.
+func (d *decider) searchStrict(s *search) {
+	s.net(d.client.number.WithZone(""))
+	if d.client.state == NameKnown {
+		s.text(&s.v.names, d.client.name.held)
+	} else if d.client.state == NameFailed {
+		s.try(s.v.doubts)
+	}
+}
+
+// actsStrict says whether a rule decides. A rule that only may match does so
+// if it refuses.
+func (d *decider) actsStrict(rank int32) bool {
+	s := &d.tables.strict
+	t := d.strictMatch(s.rules[rank])
+	return t == yes || t == maybe && s.refuses[rank]
+}
+
+// strictRule carries out a rule that acts. An aclexec may then say that it
+// doesn't.
+func (d *decider) strictRule(rank int32) (decision Decision, acts bool) {
+	s := &d.tables.strict
+	r, file := s.rules[rank], Allow
+	if rank >= s.denies {
+		file = Deny
 	}
 	k := candidate{rule: r, file: file, verdict: verdictOf(r, file)}
-	if match == yes {
+	if d.strictMatch(r) == yes {
 		return d.act(&k)
-	}
-	if k.verdict == Allow && !decidesByCommand(r) {
-		return decision, false
 	}
 	k.verdict = Deny
 	return Decision{Verdict: Deny, Rule: r, Why: why(&k, maybe)}, true

@@ -67,8 +67,10 @@ type Tables struct {
 
 	compat      [2]*compatTable
 	compatFiles map[string][]compatHost
+	compatLoops bool // a pattern file includes itself
 
 	strict strictTables
+	views  views
 }
 
 // NewTables reads the two files, and the pattern files that they name.
@@ -85,7 +87,8 @@ func NewTables(mode Mode, allow, deny Source, e Environment) *Tables {
 }
 
 // Decide says what the files say about a request. It allocates nothing unless
-// a rule with options decides.
+// a rule with options decides, and from the second request for a daemon on its
+// speed hardly depends on the number of rules.
 func (t *Tables) Decide(r *Request) Decision {
 	if t.mode == Compat {
 		return t.decideCompat(r)
@@ -156,6 +159,7 @@ func (t *Tables) flatten(name string, seen map[string]bool) (all []compatHost) {
 	open, done := seen[name]
 	switch {
 	case open:
+		t.compatLoops = true
 		return []compatHost{{kind: compatLoop}}
 	case done:
 		return nil // its patterns are there already

@@ -19,6 +19,9 @@ type twin struct {
 	// guess makes a world: it says what is true of what nobody here can know.
 	// nil keeps such things in doubt.
 	guess func(what string) bool
+	// names and users settle what Tables are told; nil leaves it in doubt.
+	names func(h *Host) (c chance, known bool)
+	users func(pattern string) (c chance, known bool)
 }
 
 // chance is what is known of a statement: whether it is surely true, and
@@ -96,7 +99,13 @@ func (w *twin) rule(r *Rule, client, local netip.Addr) chance {
 	return both(daemon, slowList(r.Clients.Terms, func(p *Client) chance {
 		c := w.host(&p.Host, client)
 		if p.User != "" && !strings.EqualFold(p.User, "all") {
-			c = both(c, w.doubt("user", p.User))
+			user := w.doubt("user", p.User)
+			if w.users != nil {
+				if u, known := w.users(p.User); known {
+					user = u
+				}
+			}
+			c = both(c, user)
 		}
 		return c
 	}))
@@ -164,6 +173,11 @@ func (w *twin) host(h *Host, addr netip.Addr) chance {
 		return w.zone(h.Zone, addr.Zone())
 	case HostMask:
 		return certain(addr.Is4() && sameUnderMask(h.Addr, addr.As4(), h.Mask))
+	}
+	if w.names != nil {
+		if c, known := w.names(h); known {
+			return c
+		}
 	}
 	return w.doubt(h.Kind, h.Text)
 }

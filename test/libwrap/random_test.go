@@ -167,6 +167,9 @@ func (d dice) query() *query {
 	if d.one(2) {
 		q.ident = d.pick(userNames)
 	}
+	if d.one(2) {
+		q.client.lookup, q.server.lookup, q.ident = "", "", ""
+	}
 	q.datagram, q.aclexecFails, q.resident, q.leak = d.one(8), d.one(2), d.one(4), d.one(20)
 	if q.client.addr.Addr() == q.server.addr.Addr() {
 		q.server.lookup = q.client.lookup
