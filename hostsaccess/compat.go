@@ -189,10 +189,10 @@ const (
 
 // firstCompat asks the view.
 func (d *decider) firstCompat() int32 {
-	if d.tables.compatLoops || strings.IndexByte(d.client.name.text(), ':') >= 0 {
+	if d.tables.compatLoops || strings.IndexByte(d.client.name.text, ':') >= 0 {
 		return noView
 	}
-	v := d.tables.view(d.daemon.held)
+	v := d.tables.view(d.daemon.text)
 	if v == nil || !v.usable(d) {
 		return noView
 	}
@@ -245,7 +245,7 @@ func (d *decider) matchRule(k *compatRule) bool {
 func (d *decider) matchDaemon(p *compatDaemon) bool {
 	switch {
 	case !p.isPort:
-		if !d.matchString(&p.name, &d.daemon) {
+		if !d.matchString(&p.name, d.daemon) {
 			return false
 		}
 	case !d.request.Server.connected() || p.port != d.request.Server.Addr.Port():
@@ -264,22 +264,22 @@ func (d *decider) matchHost(p *compatHost, s *side) bool {
 	switch p.kind {
 	case compatNetgroup:
 		name := d.hostName(s)
-		return d.environment.InNetgroup != nil && d.environment.InNetgroup(p.text.text, strings.Clone(name.text()))
+		return d.environment.InNetgroup != nil && d.environment.InNetgroup(p.text.text, strings.Clone(name.text))
 	case compatFile:
 		return d.matchFile(d.tables.compatFiles[p.text.text], s)
 	case compatKnown:
 		name := d.hostName(s)
-		return !s.addr.is(unknown) && name.isKnown()
+		return !equalFold(s.addr.text(), unknown) && name.isKnown()
 	case compatLocal:
 		name := d.hostName(s)
-		return strings.IndexByte(name.text(), '.') < 0 && name.isKnown()
+		return strings.IndexByte(name.text, '.') < 0 && name.isKnown()
 	case compatLoop:
 		d.crashed = true // a file takes 8 kB of stack, and a process has 8 MB
 		return true
 	case compatMasked:
 		return p.mask.match(&s.addr, d.environment.HasInterface)
 	}
-	return d.matchString(&p.text, &s.addr) || p.name && d.matchString(&p.text, d.hostName(s))
+	return d.matchAddress(&p.text, &s.addr) || p.name && d.matchString(&p.text, d.hostName(s))
 }
 
 // matchFile is hostfile_match. The files are without files in them.
@@ -291,6 +291,3 @@ func (d *decider) matchFile(hosts []compatHost, s *side) bool {
 	}
 	return false
 }
-
-// isKnown is HOSTNAME_KNOWN.
-func (s *subject) isKnown() bool { return !s.is(unknown) && !s.is(paranoid) }

@@ -264,7 +264,7 @@ func (d *decider) banner(a *Action) bool {
 	if read == nil {
 		return true
 	}
-	data, err := read(a.Value + "/" + d.daemon.held)
+	data, err := read(a.Value + "/" + d.daemon.text)
 	if err != nil {
 		return true
 	}

@@ -30,15 +30,15 @@ type side struct {
 	named    bool       // the name was looked up, or given
 	state    NameState
 	name     subject
-	addr     subject  // set by texts
-	buffer   [64]byte // backs addr
+	addr     addressSubject // set by texts
+	buffer   [64]byte       // backs addr
 }
 
 // begin copies what the request says.
 func (d *decider) begin(t *Tables, r *Request) {
 	d.tables, d.environment, d.request, d.found = t, &t.environment, r, unsearched
 	d.daemon = subjectOf(cutLong(r.Daemon))
-	if d.daemon.held == "" {
+	if d.daemon.text == "" {
 		d.daemon = subjectOf(unknown)
 	}
 	d.client.begin(&r.Client)
@@ -67,22 +67,22 @@ func (s *side) begin(e *Endpoint) {
 
 // texts writes down the addresses, for those who compare or print them.
 func (d *decider) texts() {
-	d.client.text(d.tables.mode)
-	d.server.text(d.tables.mode)
+	d.client.write(d.tables.mode)
+	d.server.write(d.tables.mode)
 }
 
-func (s *side) text(m Mode) {
+func (s *side) write(m Mode) {
 	a := s.number
 	if m == Compat {
 		a = s.endpoint.Addr.Addr()
 	}
 	switch text := cutLong(s.endpoint.Text); {
 	case text != "":
-		s.addr = subjectOf(text)
+		s.addr.setText(text)
 	case a.IsValid():
 		s.addr.setAddr(a)
 	default:
-		s.addr = subjectOf(unknown)
+		s.addr.setText(unknown)
 	}
 }
 
@@ -90,14 +90,14 @@ func (s *side) text(m Mode) {
 func (e *Endpoint) connected() bool { return e.Addr.Addr().IsValid() || e.Addr.Port() != 0 }
 
 // hostName is libwrap's eval_hostname: it looks the name up if need be.
-func (d *decider) hostName(s *side) *subject {
+func (d *decider) hostName(s *side) subject {
 	if s.named {
-		return &s.name
+		return s.name
 	}
 	s.named, s.name = true, subjectOf(unknown)
 	a := s.endpoint.Addr.Addr()
 	if d.request.Resolver == nil || !a.IsValid() {
-		return &s.name
+		return s.name
 	}
 	name, state := d.request.Resolver.HostName(a)
 	if state == NameKnown && len(name) > stringLength {
@@ -109,24 +109,24 @@ func (d *decider) hostName(s *side) *subject {
 	case NameParanoid:
 		s.name = subjectOf(paranoid)
 	}
-	return &s.name
+	return s.name
 }
 
 // userName is libwrap's eval_user: it asks for the user if need be.
-func (d *decider) userName() *subject {
+func (d *decider) userName() subject {
 	if d.userAsked {
-		return &d.user
+		return d.user
 	}
 	d.userAsked, d.user = true, subjectOf(unknown)
 	r := d.request
 	if r.Resolver == nil || r.Datagram || !r.Client.connected() || !r.Server.connected() {
-		return &d.user
+		return d.user
 	}
 	d.userState = NameNone
 	if name := cutLong(r.Resolver.UserName(r.Client.Addr, r.Server.Addr, d.identTimeout)); name != "" {
 		d.setUser(name)
 	}
-	return &d.user
+	return d.user
 }
 
 func (d *decider) setUser(name string) {

@@ -59,21 +59,23 @@ func (d *decider) expand(s string, size int) (string, bool) {
 func (d *decider) letter(c byte) string {
 	switch c {
 	case 'a':
-		return clean(&d.client.addr)
+		return d.client.cleanAddr()
 	case 'A':
-		return clean(&d.server.addr)
+		return d.server.cleanAddr()
 	case 'c':
 		return d.clientInfo()
 	case 'd':
-		return clean(&d.daemon)
+		return d.daemon.clean()
 	case 'h':
-		return clean(d.hostInfo(&d.client))
+		return d.client.cleanInfo()
 	case 'H':
-		return clean(d.hostInfo(&d.server))
+		return d.server.cleanInfo()
 	case 'n':
-		return clean(d.hostName(&d.client))
+		d.hostName(&d.client)
+		return d.client.name.clean()
 	case 'N':
-		return clean(d.hostName(&d.server))
+		d.hostName(&d.server)
+		return d.server.name.clean()
 	case 'p':
 		return strconv.Itoa(d.request.PID)
 	case 'r':
@@ -83,7 +85,8 @@ func (d *decider) letter(c byte) string {
 	case 's':
 		return d.serverInfo()
 	case 'u':
-		return clean(d.userName())
+		d.userName()
+		return d.user.clean()
 	case '%':
 		return "%"
 	}
@@ -91,35 +94,47 @@ func (d *decider) letter(c byte) string {
 }
 
 // clean replaces what could mean something to a shell, for good.
-func clean(s *subject) string {
-	if !isHarmless(s.text()) {
-		*s = subjectOf(sanitized(s.text()))
+func (s *subject) clean() string {
+	if !isHarmless(s.text) {
+		*s = subjectOf(sanitized(s.text))
 	}
-	return s.text()
+	return s.text
 }
 
-// hostInfo is eval_hostinfo: the name if it is known already, or the address.
-func (d *decider) hostInfo(s *side) *subject {
-	if s.named && s.name.isKnown() {
-		return &s.name
+func (s *side) cleanAddr() string {
+	if !isHarmless(s.addr.text()) {
+		s.addr.setText(sanitized(s.addr.text()))
 	}
-	return &s.addr
+	return s.addr.text()
+}
+
+// info is eval_hostinfo: the name if it is known already, or the address.
+func (s *side) info() string {
+	if s.named && s.name.isKnown() {
+		return s.name.text
+	}
+	return s.addr.text()
+}
+
+func (s *side) cleanInfo() string {
+	if s.named && s.name.isKnown() {
+		return s.name.clean()
+	}
+	return s.cleanAddr()
 }
 
 // clientInfo is eval_client: user@host, or host alone.
 func (d *decider) clientInfo() string {
-	host := d.hostInfo(&d.client)
 	if !d.userAsked || d.user.is(unknown) {
-		return clean(host)
+		return d.client.cleanInfo()
 	}
-	return sanitized(d.user.text() + "@" + host.text())
+	return sanitized(d.user.text + "@" + d.client.info())
 }
 
 // serverInfo is eval_server: daemon@host, or daemon alone.
 func (d *decider) serverInfo() string {
-	host := d.hostInfo(&d.server)
-	if host.is(unknown) {
-		return clean(&d.daemon)
+	if host := d.server.info(); !equalFold(host, unknown) {
+		return sanitized(d.daemon.text + "@" + host)
 	}
-	return sanitized(d.daemon.text() + "@" + host.text())
+	return d.daemon.clean()
 }

@@ -136,7 +136,7 @@ func (d *decider) decideStrict() Decision {
 // firstStrict returns the first rule behind after that acts.
 func (d *decider) firstStrict(after int32) int32 {
 	if d.client.number.IsValid() {
-		if v := d.tables.view(d.daemon.held); v != nil && v.usable(d) {
+		if v := d.tables.view(d.daemon.text); v != nil && v.usable(d) {
 			return v.first(d, after)
 		}
 	}
@@ -152,7 +152,7 @@ func (d *decider) firstStrict(after int32) int32 {
 func (d *decider) searchStrict(s *search) {
 	s.net(d.client.number.WithZone(""))
 	if d.client.state == NameKnown {
-		s.text(&s.v.names, d.client.name.held)
+		s.text(&s.v.names, d.client.name.text)
 	} else if d.client.state == NameFailed {
 		s.try(s.v.doubts)
 	}
@@ -279,7 +279,7 @@ func (d *decider) strictDaemonName(p *Daemon) truth {
 	case DaemonAll, DaemonKnown, DaemonInvalid:
 		return p.match(nil, 0)
 	}
-	return truthOf(p.matchName(d.daemon.held))
+	return truthOf(p.matchName(d.daemon.text))
 }
 
 func (d *decider) strictDaemon(p *Daemon) truth {
@@ -333,7 +333,7 @@ func (d *decider) strictFile(h *Host, s *side) truth {
 // strictHostName tries a pattern for names. A name that was not looked up, or
 // could not be, may be any; one that is not confirmed is none.
 func (d *decider) strictHostName(h *Host, s *side) truth {
-	name := d.hostName(s).held
+	name := d.hostName(s).text
 	switch {
 	case h.Kind == HostUnknown && !s.number.IsValid():
 		return yes
@@ -375,7 +375,7 @@ func (h *Host) matchName(name string) bool {
 
 // strictUser tries a pattern for users.
 func (d *decider) strictUser(pattern string) truth {
-	name := d.userName().held
+	name := d.userName().text
 	switch {
 	case d.userState == NameFailed:
 		return maybe

@@ -6,40 +6,61 @@ import (
 	"unsafe"
 )
 
-// subject is a text that libwrap compares patterns with, and what they need of
-// it. It is made out of a string or of an address, and never points at itself,
-// so that it can live on the stack.
+// subject is a text that libwrap compares patterns with.
 type subject struct {
-	held   string     // the text, unless it is in buffer
-	number netip.Addr // what the text was made of, if that was an address
-	buffer [64]byte
-	length int
-	skip   int // of ::ffff: in front of an IPv4 address
-
-	parsed bool   // the three below are known
-	quad   uint32 // plain as IPv4 address, or noAddress
-	addr   [16]byte
-	is6    bool // addr is plain as IPv6 address
+	text string
+	skip int // of ::ffff: in front of an IPv4 address
 }
 
 const mappedPrefix = "::ffff:"
 
 // subjectOf strips ::ffff: as string_match does: from a dotted quad only.
-func subjectOf(text string) (s subject) {
-	s.held = text
+func subjectOf(text string) subject {
 	if hasPrefixFold(text, mappedPrefix) && dotQuad(text[len(mappedPrefix):]) != noAddress {
-		s.skip = len(mappedPrefix)
+		return subject{text, len(mappedPrefix)}
 	}
-	return s
+	return subject{text, 0}
+}
+
+// plain is what patterns are compared with.
+func (s subject) plain() string { return s.text[s.skip:] }
+
+// is says whether the text is that word, in any case.
+func (s subject) is(word string) bool { return equalFold(s.text, word) }
+
+// isKnown is libwrap's HOSTNAME_KNOWN.
+func (s subject) isKnown() bool { return !s.is(unknown) && !s.is(paranoid) }
+
+// addressSubject is the address of a host as text, and as what it can be read
+// as. It is made out of a string or of an address, and never points at itself,
+// so that it can live on the stack.
+type addressSubject struct {
+	held   string     // the text, unless it is in buffer
+	number netip.Addr // what the text was made of, if that was an address
+	buffer [64]byte
+	length int
+	skip   int
+
+	parsed bool   // the three below are known
+	quad   uint32 // as IPv4 address, or noAddress
+	addr   [16]byte
+	is6    bool // addr is the IPv6 address
+}
+
+// setText makes the subject out of a text.
+func (s *addressSubject) setText(text string) {
+	of := subjectOf(text)
+	s.held, s.skip, s.number, s.length, s.parsed = of.text, of.skip, netip.Addr{}, 0, false
 }
 
 // setAddr makes the subject out of an address, as glibc prints it.
-func (s *subject) setAddr(a netip.Addr) {
-	*s = subject{number: a}
+func (s *addressSubject) setAddr(a netip.Addr) {
+	const longest = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%")
+	s.number = a
 	if a.Is4In6() && a.WithZone("").Unmap() != broadcast {
 		s.skip = len(mappedPrefix)
 	}
-	if len(a.Zone()) >= len(s.buffer)-len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%") {
+	if len(a.Zone()) > len(s.buffer)-longest {
 		s.held = cutLong(string(appendAddr(nil, a)))
 		return
 	}
@@ -50,7 +71,7 @@ func (s *subject) setAddr(a netip.Addr) {
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // text is all of the text.
-func (s *subject) text() string {
+func (s *addressSubject) text() string {
 	if s.length > 0 {
 		return unsafe.String(&s.buffer[0], s.length) // no copy: nobody writes to buffer while the string is used
 	}
@@ -58,16 +79,14 @@ func (s *subject) text() string {
 }
 
 // plain is what patterns are compared with.
-func (s *subject) plain() string { return s.text()[s.skip:] }
+func (s *addressSubject) plain() string { return s.text()[s.skip:] }
 
-// is says whether the text is that word, in any case.
-func (s *subject) is(word string) bool { return equalFold(s.text(), word) }
-
-func (s *subject) parse(hasInterface func(string) bool) {
+// parse reads the text as inet_addr and getaddrinfo do.
+func (s *addressSubject) parse(hasInterface func(string) bool) {
 	if s.parsed {
 		return
 	}
-	s.parsed, s.quad = true, noAddress
+	s.parsed, s.quad, s.is6 = true, noAddress, false
 	switch a := s.number; {
 	case !a.IsValid():
 		text := s.held[s.skip:]
@@ -83,9 +102,29 @@ func (s *subject) parse(hasInterface func(string) bool) {
 	}
 }
 
-// matchString is string_match.
-func (d *decider) matchString(p *compatString, s *subject) bool {
-	plain := s.plain()
+// matchAddress is string_match for an address.
+func (d *decider) matchAddress(p *compatString, s *addressSubject) bool {
+	if p.kind != stringIPv6 {
+		return p.match(s.plain())
+	}
+	s.parse(d.environment.HasInterface)
+	return p.valid && s.is6 && p.addr == s.addr
+}
+
+// matchString is string_match for what is no address.
+func (d *decider) matchString(p *compatString, s subject) bool {
+	if p.kind != stringIPv6 {
+		return p.match(s.plain())
+	}
+	if !p.valid {
+		return false
+	}
+	addr, ok := numericIPv6(s.plain(), d.environment.HasInterface)
+	return ok && p.addr == addr
+}
+
+// match compares texts.
+func (p *compatString) match(plain string) bool {
 	switch p.kind {
 	case stringGlob:
 		return matchGlob(p.text, plain)
@@ -97,16 +136,13 @@ func (d *decider) matchString(p *compatString, s *subject) bool {
 		return !equalFold(plain, unknown)
 	case stringPrefix:
 		return hasPrefixFold(plain, p.text)
-	case stringIPv6:
-		s.parse(d.environment.HasInterface)
-		return p.valid && s.is6 && p.addr == s.addr
 	}
 	return equalFold(p.text, plain)
 }
 
 // match is masked_match. An address that is written ::ffff:a01:203 counts as
 // IPv6, as in libwrap.
-func (m *compatMask) match(s *subject, hasInterface func(string) bool) bool {
+func (m *compatMask) match(s *addressSubject, hasInterface func(string) bool) bool {
 	s.parse(hasInterface)
 	if s.quad != noAddress {
 		return m.is4 && s.quad&m.mask4 == m.net

@@ -152,9 +152,9 @@ func (t *Tables) addCompat(v *view, daemon string) {
 				case p.isPort:
 					return maybe
 				case p.at != nil:
-					return truthOf(d.matchString(&p.name, &d.daemon)).and(maybe)
+					return truthOf(d.matchString(&p.name, d.daemon)).and(maybe)
 				}
-				return truthOf(d.matchString(&p.name, &d.daemon))
+				return truthOf(d.matchString(&p.name, d.daemon))
 			})
 			rank := int32(len(v.daemons))
 			v.daemons = append(v.daemons, about)
