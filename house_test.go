@@ -21,6 +21,7 @@ var layers = []string{
 	"internal/cli",
 	"internal/daemon",
 	"internal/policyfile",
+	"internal/accessfile",
 	"internal/transport",
 	"internal/warmstart",
 	"internal/sockdiag",

@@ -38,7 +38,7 @@ func NearRules(allow, deny *File, o Options, client, local netip.Addr, decision 
 			continue
 		}
 		for _, r := range f.Rules {
-			if r == decision.Rule {
+			if d := decision.Rule; d != nil && d.File == r.File && d.Offset == r.Offset {
 				s.past = true
 				continue
 			}
@@ -81,6 +81,8 @@ func (s *nearSearch) rule(r *Rule, file Verdict) Near {
 		if daemons == no {
 			n.Why = "is for calls to another address of this host"
 		}
+	case clients == yes:
+		n.distance, n.Why = laterRule, "would decide, if the files had no mistake"
 	default:
 		n.distance, n.Why = doubtful, "may match by what is never looked up: host names, netgroups, pattern files, users"
 	}
@@ -101,7 +103,8 @@ func (s *nearSearch) network(n *Near) {
 		if !p.IsValid() || p.Addr().Is4() != s.client.Is4() {
 			continue
 		}
-		if d := otherNetwork + p.Bits() - commonBits(p, s.client); d < n.distance {
+		common := commonBits(p, s.client)
+		if d := otherNetwork + p.Bits() - common; d < n.distance && common >= min(p.Bits(), s.client.BitLen()/8+4) {
 			n.distance, n.Why = d, fmt.Sprintf("%s does not hold %v", c.Host.Text, s.client)
 		}
 	}
@@ -132,6 +135,12 @@ func (s *nearSearch) otherDaemon(r *Rule) Near {
 		}
 	}
 	return n
+}
+
+// Concerns says whether the rule is about a service, or may be.
+func (r *Rule) Concerns(o Options) bool {
+	c := &compiler{options: o, matcher: &Matcher{}}
+	return c.named(&candidate{rule: r})
 }
 
 // daemonList is how the daemons of a rule are written.

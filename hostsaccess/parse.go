@@ -335,7 +335,7 @@ func (d *Diagnostic) readWords(comment string) *Diagnostic {
 	if strings.Contains(comment, ":") {
 		return d.reads(RefuseAll, "patterns, and what stands behind the colon as options")
 	}
-	return d.reads(AsWritten, "patterns, each word one")
+	return d.reads(WiderMatch, "patterns, each word one").meets("clients of these names too")
 }
 
 // ownLine moves the comment at text[i:] to a line above the rule. It does not

@@ -44,6 +44,11 @@ const (
 	Unreadable
 )
 
+// String returns "readable", "missing", "not-a-file" or "unreadable".
+func (s State) String() string {
+	return [...]string{"readable", "missing", "not-a-file", "unreadable"}[s]
+}
+
 // Pair is the two files. A nil one is not looked at.
 type Pair struct{ Allow, Deny *File }
 
@@ -64,7 +69,7 @@ func ReadPair(allow, deny string) Pair {
 
 // Read reads a file. It never fails: Fault says what is wrong.
 func Read(path string) *File {
-	data, err := readFile(path)
+	data, err := ReadFile(path)
 	f := &File{File: hostsaccess.Parse(path, data), Fault: err}
 	switch {
 	case err == nil:
@@ -80,8 +85,8 @@ func Read(path string) *File {
 
 var errNotAFile = errors.New("not a file")
 
-// readFile reads a file, and never waits for one that is a pipe.
-func readFile(path string) ([]byte, error) {
+// ReadFile reads a file, and never waits for one that is a pipe.
+func ReadFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err

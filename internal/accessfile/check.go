@@ -16,7 +16,7 @@ import (
 // Check returns all that is wrong with the files, and what is wrong with them
 // for the port mapper, in the order of the files.
 func (p Pair) Check() []hostsaccess.Diagnostic {
-	found := hostsaccess.Check(p.Allow.tree(), p.Deny.tree(), hostsaccess.Surroundings{ReadFile: readFile, Ignores: WhyIgnored})
+	found := hostsaccess.Check(p.Allow.tree(), p.Deny.tree(), hostsaccess.Surroundings{ReadFile: ReadFile, Ignores: WhyIgnored})
 	found = append(found, p.ofThePortMapper(found)...)
 	var all []hostsaccess.Diagnostic
 	for i, f := range []*File{p.Allow, p.Deny} {

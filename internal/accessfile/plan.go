@@ -54,7 +54,9 @@ func (s Service) Options() hostsaccess.Options {
 // Effect is what a plan does for one target.
 type Effect struct {
 	Target     Target
-	Before     hostsaccess.Decision   // about the target as a whole
+	Already    bool                   // the files said so before
+	Before     hostsaccess.Decision   // about the target as a whole, or the part that it changes for
+	Partly     bool                   // Before is about a part
 	After      hostsaccess.Decision   // the same by the new files
 	Exceptions []hostsaccess.Decision // by narrower rules, which say otherwise
 }
@@ -89,22 +91,22 @@ func (p Pair) Plan(s Service, verdict hostsaccess.Verdict, targets []Target) (*P
 		return nil, err
 	}
 	before := w.matcher
-	targets = slices.Clone(targets)
 	plan := &Plan{Service: s}
-	for i, t := range targets {
+	for _, t := range targets {
 		if t.all && verdict == hostsaccess.Deny {
 			t = everyOther
-			targets[i] = t
 		}
+		already := w.says(verdict, t)
 		if err := w.target(verdict, t); err != nil {
 			return nil, err
 		}
+		plan.Effects = append(plan.Effects, Effect{Target: t, Already: already})
 	}
 	if err := lockedOut(before, w.matcher); err != nil {
 		return nil, err
 	}
-	for _, t := range targets {
-		plan.Effects = append(plan.Effects, effect(t, before, w.matcher))
+	for i := range plan.Effects {
+		plan.Effects[i].compare(before, w.matcher)
 	}
 	for i, f := range []*File{p.Allow, p.Deny} {
 		if edited := []*hostsaccess.File{w.allow, w.deny}[i]; edited.Source != f.File.Source {
@@ -114,20 +116,22 @@ func (p Pair) Plan(s Service, verdict hostsaccess.Verdict, targets []Target) (*P
 	return plan, nil
 }
 
-func effect(t Target, before, after *hostsaccess.Matcher) Effect {
-	e := Effect{Target: t}
-	for i, n := range t.Networks {
-		now := after.Within(n)
-		if i == 0 {
-			e.Before, e.After = before.Within(n)[0], now[0]
+// compare fills in what was decided before and is now.
+func (e *Effect) compare(before, after *hostsaccess.Matcher) {
+	networks := e.Target.Networks
+	e.Before, e.After = before.Within(networks[0])[0], after.Within(networks[0])[0]
+	for _, n := range networks {
+		for _, d := range before.Within(n) {
+			if e.Before.Verdict == e.After.Verdict && d.Verdict != e.After.Verdict && !e.Already {
+				e.Before, e.Partly = d, true
+			}
 		}
-		for _, d := range now[1:] {
-			if d.Verdict != now[0].Verdict {
+		for _, d := range after.Within(n)[1:] {
+			if d.Verdict != e.After.Verdict {
 				e.Exceptions = append(e.Exceptions, d)
 			}
 		}
 	}
-	return e
 }
 
 // lockedOut says whether this host was let in before and is refused now.
@@ -231,7 +235,7 @@ func (w *planner) above(a, b *hostsaccess.Rule) bool {
 // otherwise. To refuse it, what lies within it is taken out too.
 func (w *planner) takeOut(f *hostsaccess.File, deny bool, verdict hostsaccess.Verdict, t Target, n netip.Prefix) (edits []hostsaccess.Edit) {
 	for _, r := range f.Rules {
-		if says := saying(r, deny); says == verdict || !w.alone(r) || len(r.Clients.Terms) != 1 {
+		if says := Saying(r, deny); says == verdict || !w.alone(r) || len(r.Clients.Terms) != 1 {
 			continue
 		}
 		var out []int
@@ -249,8 +253,18 @@ func (w *planner) takeOut(f *hostsaccess.File, deny bool, verdict hostsaccess.Ve
 	return edits
 }
 
-// saying is what a rule says, going by its options.
-func saying(r *hostsaccess.Rule, deny bool) hostsaccess.Verdict {
+// Rules returns the rules of a file that are about the service, or may be.
+func (s Service) Rules(f *File) (list []*hostsaccess.Rule) {
+	for _, r := range f.Rules {
+		if r.Concerns(s.Options()) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// Saying is what a rule says, going by its options.
+func Saying(r *hostsaccess.Rule, deny bool) hostsaccess.Verdict {
 	for _, o := range r.Options {
 		switch o.Name {
 		case "allow":

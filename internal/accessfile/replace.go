@@ -40,7 +40,7 @@ func (r *Replacement) Replace() (backup string, err error) {
 		return "", fmt.Errorf("writing %s: %w", r.Path, err)
 	}
 	defer unlock()
-	old, err := readFile(path)
+	old, err := ReadFile(path)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return "", fmt.Errorf("writing %s: %w", r.Path, err)

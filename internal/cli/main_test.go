@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// TestScripts runs the scripts in testdata. With UPDATE_SCRIPTS=1 the outputs
+// that they expect are written anew.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", UpdateScripts: os.Getenv("UPDATE_SCRIPTS") == "1"})
 }

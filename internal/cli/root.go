@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rpcward/internal/accessfile"
 	"rpcward/internal/daemon"
+	"rpcward/internal/policy"
 )
 
 // Exit codes of rpcward's own commands. Those under another program's name
@@ -72,6 +74,10 @@ func toolbox(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	var code exitCode
+	if errors.As(err, &code) {
+		return int(code)
+	}
 	var usage *usageError
 	isUsage := errors.As(err, &usage)
 	if !errors.Is(err, errTold) {
@@ -91,11 +97,17 @@ func toolbox(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 func hintOf(err error) string {
 	var own *hintError
 	var served *daemon.HintError
+	var planned *accessfile.HintError
+	var wrong *policy.RuleError
 	switch {
 	case errors.As(err, &own):
 		return own.hint
 	case errors.As(err, &served):
 		return served.Hint
+	case errors.As(err, &planned):
+		return planned.Hint
+	case errors.As(err, &wrong):
+		return wrong.Hint
 	}
 	return ""
 }
@@ -113,7 +125,9 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 		Example: `  rpcward serve                      # be this host's port mapper
   rpcward rpcinfo                    # what is registered here
   rpcward rpcinfo -p nfs.example.org # and there
-  rpcward rpcinfo --help`,
+  rpcward rpcinfo --help
+  rpcward check                      # what is wrong with hosts.allow and hosts.deny
+  rpcward explain --from 192.0.2.1   # who gets what, and why`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
@@ -125,6 +139,9 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 		newServeCommand(stdout, stderr),
 		newRPCInfoCommand(stdout, stderr),
 		newPmapCommand(),
+		newCheckCommand(),
+		newExplainCommand(stdout),
+		newAccessCommand(),
 		newTcpdCommand(),
 		newTcpdmatchCommand(),
 		newTcpdchkCommand(),
