@@ -215,8 +215,8 @@ func (c *compiler) paint(k *candidate, rank int32) bool {
 	if k.daemons != yes {
 		sure = nil
 	}
-	acts := c.painter.paint(sure, c.outcome(k, rank, yes))
-	if k.verdict == Deny {
+	acts := len(sure) > 0 && c.painter.paint(sure, c.outcome(k, rank, yes))
+	if k.verdict == Deny && !slices.Equal(sure, possible) {
 		acts = c.painter.paint(possible, c.outcome(k, rank, maybe)) || acts
 	}
 	return acts
@@ -225,7 +225,7 @@ func (c *compiler) paint(k *candidate, rank int32) bool {
 // outcome adds the decision by a rule that matches for sure, or maybe.
 func (c *compiler) outcome(k *candidate, rank int32, t truth) int32 {
 	m := c.matcher
-	m.outcomes = append(m.outcomes, outcome{Decision{Verdict: k.verdict, Rule: k.rule, Why: why(k, t)}, rank})
+	m.outcomes = append(m.outcomes, outcome{rule: k.rule, why: why(k, t), rank: rank, verdict: k.verdict})
 	return int32(len(m.outcomes) - 1)
 }
 
@@ -248,7 +248,7 @@ func (c *compiler) fill() {
 	if m.named {
 		m.none.Why = whyNoMatch
 	}
-	m.outcomes[0].Decision = m.none
+	m.outcomes[0].why = m.none.Why
 	var open []int32
 	for i, p := range c.cells.prefixes {
 		for len(open) > 0 && c.cells.ends[open[len(open)-1]] <= int32(i) {
@@ -350,7 +350,7 @@ func (c *compiler) diagnostics() []Diagnostic {
 	}
 	if n := len(c.matcher.side); n > manySide {
 		all = append(all, Diagnostic{
-			File: c.matcher.outcomes[c.matcher.side[0].sure].Rule.File, Severity: Warning, Code: SlowRules,
+			File: c.matcher.outcomes[c.matcher.side[0].sure].rule.File, Severity: Warning, Code: SlowRules,
 			Message:     fmt.Sprintf("%d rules with daemon@address, masks with holes or scoped addresses", n),
 			Consequence: "each is tried in turn for every call", Hint: "write networks without scope",
 		})

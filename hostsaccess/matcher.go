@@ -98,9 +98,13 @@ type Matcher struct {
 
 // outcome is a decision, and where its rule stands among all rules.
 type outcome struct {
-	Decision
-	rank int32
+	rule    *Rule
+	why     string
+	rank    int32
+	verdict Verdict
 }
+
+func (o *outcome) decision() Decision { return Decision{Verdict: o.verdict, Rule: o.rule, Why: o.why} }
 
 // noRank is behind every rule.
 const noRank = math.MaxInt32
@@ -129,7 +133,7 @@ func (m *Matcher) Decide(client, local netip.Addr) Decision {
 	if len(m.side) > 0 {
 		best = m.decideSide(best, client, local.Unmap())
 	}
-	return best.Decision
+	return best.decision()
 }
 
 // decideSide looks for a rule of the side list in front of the best one.
@@ -143,7 +147,7 @@ func (m *Matcher) decideSide(best *outcome, client, local netip.Addr) *outcome {
 		switch t := s.match(client, local); {
 		case t == yes:
 			return o
-		case t == maybe && o.Verdict == Deny:
+		case t == maybe && o.verdict == Deny:
 			return &m.outcomes[s.maybe]
 		}
 	}

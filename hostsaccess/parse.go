@@ -15,9 +15,10 @@ func Parse(name string, data []byte) *File {
 type parser struct {
 	file  *File
 	line  logicalLine
-	rule  *Rule // being read; nil between rules
-	quiet bool  // the line is already reported as a whole
-	trial bool  // a proposed text is being read
+	rule  *Rule   // being read; nil between rules
+	quiet bool    // the line is already reported as a whole
+	words []Token // room for those of a field
+	trial bool    // a proposed text is being read
 	found findings
 }
 
@@ -28,6 +29,7 @@ const byteOrderMark = "\ufeff"
 
 func (p *parser) lines() {
 	r := lineReader{src: p.file.Source}
+	p.file.Lines = make([]Line, 0, strings.Count(p.file.Source, "\n")+1)
 	for first := true; ; first = false {
 		l, ok := r.next()
 		if !ok {
@@ -263,6 +265,7 @@ func (p *parser) parseRule(start int) {
 		return
 	}
 	p.rule.Daemons = list(p, daemons, "daemon", p.daemon)
+	p.words = daemons.words
 	if daemons.comment {
 		return
 	}
@@ -301,7 +304,7 @@ type field struct {
 // field reads words up to a ":" outside brackets. Brackets reach to the end
 // of their word: an unbalanced one is reported later, and spoils no more.
 func (p *parser) field(i int, clients bool) field {
-	f := field{start: i}
+	f := field{start: i, words: p.words[:0]}
 	text := p.line.text
 	for i < len(text) {
 		switch {

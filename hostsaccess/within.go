@@ -32,7 +32,7 @@ func (m *Matcher) Within(n netip.Prefix) []Decision {
 // decisions returns the outcomes, each rule's once for each verdict.
 func (m *Matcher) decisions(found []int32) (list []Decision) {
 	for _, i := range found {
-		d := m.outcomes[i].Decision
+		d := m.outcomes[i].decision()
 		if !slices.ContainsFunc(list, func(o Decision) bool { return o.Rule == d.Rule && o.Verdict == d.Verdict }) {
 			list = append(list, d)
 		}
