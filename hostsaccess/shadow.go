@@ -1,13 +1,14 @@
 package hostsaccess
 
 import (
+	"math"
 	"slices"
 	"strings"
 )
 
 // shadow says why a rule never acts.
 type shadow struct {
-	by     *Rule // the first rule that decides for some of its clients
+	by     *Rule // the first rule that decides for some of its clients; nil if it has none
 	others bool  // that rule does not decide for all of them
 	same   bool  // it says the same
 	role   Verdict
@@ -17,17 +18,20 @@ func (s shadow) diagnostic(file string, r *Rule) Diagnostic {
 	d := Diagnostic{
 		File: file, Pos: r.Pos, Severity: Info, Code: Shadowed, Rule: r,
 		Message: "the rule never acts", Hint: "remove it",
-		Consequence: s.by.String() + and(s.others) + " the same of all its clients already",
 	}
-	if s.same {
-		return d
-	}
-	d.Severity, d.Hint = Warning, "remove it, or move it above "+s.by.String()
-	d.Consequence = s.by.String() + and(s.others) + " otherwise of all its clients before: "
+	nobody := "this line lets nobody in"
 	if s.role == Deny {
-		d.Consequence += "this line refuses nobody"
-	} else {
-		d.Consequence += "this line lets nobody in"
+		nobody = "this line refuses nobody"
+	}
+	switch {
+	case s.by == nil:
+		d.Severity, d.Hint = Warning, "remove the EXCEPT, or except less"
+		d.Consequence = "it excepts all whom it names: " + nobody
+	case s.same:
+		d.Consequence = s.by.String() + and(s.others) + " the same of all its clients already"
+	default:
+		d.Severity, d.Hint = Warning, "remove it, or move it above "+s.by.String()
+		d.Consequence = s.by.String() + and(s.others) + " otherwise of all its clients before: " + nobody
 	}
 	return d
 }
@@ -68,7 +72,7 @@ const anyOther = "\x00"
 // shadower goes through the rules for one daemon after the other.
 type shadower struct {
 	rules    []covering
-	byName   map[string][]int // plain daemon lists
+	byName   map[string][]int // plain daemon lists, by each daemon that there is
 	wild     []int            // daemon lists with ALL or EXCEPT
 	shadowed map[*Rule]shadow
 	acts     map[*Rule]bool // for some daemon
@@ -97,13 +101,25 @@ func (s *shadower) gather(f *File, role Verdict) {
 		s.rules = append(s.rules, covering{r, verdict(r, role), sure})
 		if !plain {
 			s.wild = append(s.wild, n)
-			continue
 		}
-		for _, d := range r.Daemons.Terms[0].Patterns {
-			name := strings.ToLower(d.Name)
-			if list := s.byName[name]; len(list) == 0 || list[len(list)-1] != n {
-				s.byName[name] = append(list, n)
+		s.index(r, n, plain)
+	}
+}
+
+// index notes the daemons that rule n names. Those of a rule with wildcards,
+// which may stand behind its EXCEPT, are only noted as daemons that there are.
+func (s *shadower) index(r *Rule, n int, plain bool) {
+	for _, t := range r.Daemons.Terms {
+		for _, d := range t.Patterns {
+			if d.Kind != DaemonName {
+				continue
 			}
+			name := strings.ToLower(d.Name)
+			list := s.byName[name]
+			if plain && (len(list) == 0 || list[len(list)-1] != n) {
+				list = append(list, n)
+			}
+			s.byName[name] = list
 		}
 	}
 }
@@ -133,10 +149,6 @@ func (s *shadower) scan(name string, rules []int) {
 		}
 	}
 	slices.Sort(rules)
-	if len(rules) == 1 {
-		s.acts[s.rules[rules[0]].rule] = true
-		return
-	}
 	s.cover(rules)
 }
 
@@ -148,12 +160,18 @@ func (s *shadower) cover(rules []int) {
 		c.rules = append(c.rules, candidate{rule: s.rules[n].rule})
 	}
 	c.cut()
+	for _, i := range c.cells.empty() {
+		c.painter.paint([]run{{i, i + 1}}, emptyCell)
+	}
 	for _, n := range rules {
 		k := &s.rules[n]
 		sure, possible := c.sets(&k.rule.Clients)
-		if c.painter.anyBare(possible) || len(possible) == 0 {
+		switch {
+		case len(possible) == 0:
+			s.shadowed[k.rule] = shadow{role: k.says}
+		case c.painter.anyBare(possible):
 			s.acts[k.rule] = true
-		} else {
+		default:
 			s.shadow(k, c.painter, possible)
 		}
 		if k.sure {
@@ -164,10 +182,16 @@ func (s *shadower) cover(rules []int) {
 
 // shadow notes that k's cells are all taken.
 func (s *shadower) shadow(k *covering, p *painter, cells []run) {
-	first := p.colours[cells[0].lo]
-	found := shadow{by: s.rules[first].rule, same: true, role: k.says}
+	found := shadow{same: true, role: k.says}
+	first := emptyCell
 	for _, r := range cells {
 		for _, colour := range p.colours[r.lo:r.hi] {
+			if colour == emptyCell {
+				continue
+			}
+			if first == emptyCell {
+				first, found.by = colour, s.rules[colour].rule
+			}
 			if s.rules[colour].says != k.says && found.same {
 				found.same, found.by = false, s.rules[colour].rule
 			}
@@ -177,6 +201,30 @@ func (s *shadower) shadow(k *covering, p *painter, cells []run) {
 	if old, ok := s.shadowed[k.rule]; !ok || old.same {
 		s.shadowed[k.rule] = found
 	}
+}
+
+// emptyCell is the colour of cells without an address.
+const emptyCell int32 = -1
+
+// finest bounds how much smaller than a cell the pieces are that are added up
+// to it, in bits: float64 adds up no more without rounding.
+const finest = 52
+
+// empty returns the cells without an address: those whose prefixes are all
+// made up of narrower ones.
+func (c *cells) empty() (list []int32) {
+	for i := range c.prefixes {
+		filled := 0.0
+		for j := int32(i) + 1; j < c.ends[i]; j = c.ends[j] {
+			if d := c.prefixes[j].Bits() - c.prefixes[i].Bits(); d <= finest {
+				filled += math.Ldexp(1, -d)
+			}
+		}
+		if filled == 1 {
+			list = append(list, int32(i))
+		}
+	}
+	return list
 }
 
 // anyBare says whether a cell of the runs has no colour yet.

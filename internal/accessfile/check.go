@@ -77,9 +77,16 @@ func reason(err error) string {
 // says of the same place in other words.
 func (p Pair) ofThePortMapper(found []hostsaccess.Diagnostic) (list []hostsaccess.Diagnostic) {
 	_, own, _ := policy.New(p.Allow.tree(), p.Deny.tree(), policy.Options{})
+	mapper := &planner{service: Service{aliases: policy.Names}}
 	for _, d := range own {
 		switch d.Code {
-		case hostsaccess.UserPattern, hostsaccess.RunsCommand, hostsaccess.SlowRules, hostsaccess.NamePattern, hostsaccess.NeverActs, policy.Lookalike:
+		case hostsaccess.NeverActs:
+			// One that acts for other services has its use.
+			if !mapper.alone(d.Rule) {
+				continue
+			}
+			fallthrough
+		case hostsaccess.UserPattern, hostsaccess.RunsCommand, hostsaccess.SlowRules, hostsaccess.NamePattern, policy.Lookalike:
 			said := slices.ContainsFunc(found, func(o hostsaccess.Diagnostic) bool { return o.File == d.File && o.Pos == d.Pos })
 			if !said {
 				list = append(list, d)

@@ -1,0 +1,58 @@
+package hostsaccess
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestShadowedRulesNeverAct decides about each address for each daemon: the
+// rules that never decide are those that are said never to act.
+func TestShadowedRulesNeverAct(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		allow, deny := Parse("hosts.allow", []byte(drawShadows(t, "allow"))), Parse("hosts.deny", []byte(drawShadows(t, "deny")))
+		acts := map[*Rule]bool{}
+		for _, daemon := range []string{"a", "b", "c", "nobody"} {
+			m, _ := Compile(allow, deny, Options{Names: []string{daemon}})
+			for last := range 8 {
+				acts[m.Decide(netip.AddrFrom4([4]byte{10, 0, 0, byte(last)}), netip.Addr{}).Rule] = true
+			}
+			for _, a := range []string{"10.0.1.1", "::1"} { // outside of all networks
+				acts[m.Decide(netip.MustParseAddr(a), netip.Addr{}).Rule] = true
+			}
+		}
+		shadowed := map[*Rule]bool{}
+		for _, d := range Check(allow, deny, Surroundings{}) {
+			if d.Code == Shadowed {
+				shadowed[d.Rule] = true
+			}
+		}
+		for _, f := range []*File{allow, deny} {
+			for _, r := range f.Rules {
+				if acts[r] == shadowed[r] {
+					t.Errorf("%v %q: acts %v, said to be shadowed %v", r, r.Text, acts[r], shadowed[r])
+				}
+			}
+		}
+		if t.Failed() {
+			t.Logf("%s---\n%s", allow.Source, deny.Source)
+		}
+	})
+}
+
+func drawShadows(t *rapid.T, file string) string {
+	var text strings.Builder
+	for range rapid.IntRange(0, 5).Draw(t, file) {
+		n := func() netip.Prefix {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 7).Draw(t, "octet"))})
+			return netip.PrefixFrom(a, rapid.IntRange(29, 32).Draw(t, "bits")).Masked()
+		}
+		fmt.Fprintf(&text, "%s: %v %s%s\n", rapid.SampledFrom([]string{"a", "b", "a b", "ALL", "ALL EXCEPT a", "ALL EXCEPT a b EXCEPT b"}).Draw(t, "daemons"), n(),
+			rapid.SampledFrom([]string{"", "ALL", n().String(), "EXCEPT " + n().String()}).Draw(t, "more"),
+			rapid.SampledFrom([]string{"", " : deny", " : allow", " : severity info"}).Draw(t, "option"))
+	}
+	return text.String()
+}
