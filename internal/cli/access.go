@@ -120,6 +120,9 @@ func (a *access) carryOut(plan *accessfile.Plan) error {
 	for _, e := range plan.Effects {
 		fmt.Fprintln(a.stdout, effectLine(plan.Service, &e))
 	}
+	if why := accessfile.WhyIgnored(plan.Service.Name); why != "" {
+		fmt.Fprintf(a.stdout, "but %s %s: these rules do nothing for it\n", plan.Service.Name, why)
+	}
 	if a.dryRun && len(plan.Replacements) > 0 {
 		fmt.Fprintln(a.stdout, "nothing was written (--dry-run)")
 	}
