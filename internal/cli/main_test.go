@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 		"rpcinfo":   as("rpcinfo"),
 		"pmap_dump": as("pmap_dump"),
 		"pmap_set":  as("pmap_set"),
+		"tcpd":      as("tcpd"),
+		"tcpdmatch": as("tcpdmatch"),
+		"tcpdchk":   as("tcpdchk"),
 	})
 }
 

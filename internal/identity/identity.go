@@ -112,9 +112,13 @@ func (r *Resolver) lookUp(ctx context.Context, addr netip.Addr) (string, hostsac
 }
 
 func (r *Resolver) confirm(ctx context.Context, addr netip.Addr, name string) (string, hostsaccess.NameState) {
-	host, err := r.Host(ctx, name, family(addr))
+	network, family := "ip6", "AF_INET6"
+	if addr.Unmap().Is4() {
+		network, family = "ip4", "AF_INET"
+	}
+	host, err := r.Host(ctx, name, network)
 	if err != nil {
-		r.warnf("can't verify hostname: getaddrinfo(%s, %s) failed", name, strings.Replace(family(addr), "ip", "AF_INET", 1))
+		r.warnf("can't verify hostname: getaddrinfo(%s, %s) failed", name, family)
 		if isNotFound(err) {
 			return "", hostsaccess.NameParanoid
 		}
@@ -131,15 +135,6 @@ func (r *Resolver) confirm(ctx context.Context, addr netip.Addr, name string) (s
 	}
 	r.warnf("host name/address mismatch: %s != %s", addr, host.Official)
 	return "", hostsaccess.NameParanoid
-}
-
-// family is the network of a look-up, "ip4" or "ip6". libwrap calls them
-// AF_INET and AF_INET6.
-func family(addr netip.Addr) string {
-	if addr.Unmap().Is4() {
-		return "ip4"
-	}
-	return "ip6"
 }
 
 // Host is what is known of a name.
