@@ -89,6 +89,7 @@ func (w *patternWalk) words(name, source string) {
 	}
 	for _, d := range p.found.all(name) {
 		d.Consequence = w.purpose.spoiled(&d)
+		d.Fix = nil // who keeps that file is not known
 		c.elsewhere.add(d).Rule = w.rule
 	}
 	c.told[name] = true
