@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rpcward/hostsaccess"
+	"rpcward/internal/identity"
 	"rpcward/internal/inetd"
 )
 
@@ -84,6 +85,8 @@ type tcpdchk struct {
 	*oracle
 	implicit bool // -a
 	verbose  bool // -v
+
+	reading []string // pattern files, on the way to the one under way
 }
 
 // linked are programs that Debian's tcpdchk knows to use libwrap, and the
@@ -291,12 +294,12 @@ func (c *tcpdchk) patternFile(path string) {
 		}
 		return
 	}
-	file, line := c.file, c.line
-	defer func() { c.file, c.line = file, line }()
-	if file == path {
+	if slices.Contains(c.reading, path) {
 		return // it includes itself
 	}
-	c.file = path
+	file, line := c.file, c.line
+	c.file, c.reading = path, append(c.reading, path)
+	defer func() { c.file, c.line, c.reading = file, line, c.reading[:len(c.reading)-1] }()
 	for n, text := range inetd.Lines(string(data)) {
 		c.line = n
 		for word := range strings.FieldsSeq(text) {
@@ -314,20 +317,44 @@ func (c *tcpdchk) dns(name string) int {
 	return len(addrs)
 }
 
-// network checks a net/mask pattern as libwrap reads it, which also wants the
-// address to have no bit outside of the mask. (tcpdchk doesn't check that.)
+// network checks a net/mask pattern. It also reports networks that no address
+// is in, because bits are set outside of the mask, and masks with something
+// behind them, for which libwrap's tcpdchk has no eye.
 func (c *tcpdchk) network(address, mask string) {
-	if !validNetwork(address, mask) {
+	// libwrap takes a carriage return for the end of a word, tcpdchk doesn't.
+	if !validNetwork(address, strings.TrimSuffix(mask, "\r")) {
 		c.warnf("%s/%s: bad net/mask pattern", address, mask)
 	}
 }
 
 func validNetwork(address, mask string) bool {
-	bits, err := strconv.ParseUint(mask, 10, 8)
-	if isBracketed(address) {
-		return err == nil && bits <= 128
+	bits, err := strconv.Atoi(mask)
+	isLength := err == nil && mask[0] != '+'
+	switch {
+	case isBracketed(address):
+		return isLength && 0 <= bits && bits <= 128 && !strings.Contains(address, "%")
+	case strings.Contains(address+mask, ":") || !isAddress(address):
+		return false
+	case isLength:
+		p, err := four(address).Prefix(bits)
+		return err == nil && bits > 0 && p.Addr() == four(address)
 	}
-	return isAddress(address) && (err == nil && bits <= 32 || isAddress(mask))
+	if !isAddress(mask) {
+		return false
+	}
+	a, m := four(address).As4(), four(mask).As4()
+	for i := range a {
+		if a[i]&^m[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// four is the IPv4 address that isAddress took s for.
+func four(s string) netip.Addr {
+	a, _ := identity.ParseAddr(s)
+	return a
 }
 
 // isBracketed says whether s is an IPv6 address as rules have it.

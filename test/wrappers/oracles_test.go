@@ -41,9 +41,7 @@ fd00::6 six.test
 // save for lines that start with "~", with what Debian's print.
 func TestOracles(t *testing.T) {
 	t.Parallel()
-	h := lab.NewHost(t, "oracle")
-	h.WriteFile("/etc/hosts", hosts)
-	h.MustRun("rm", "-rf", "/etc/inetd.conf", "/etc/xinetd.conf", "/etc/xinetd.d")
+	h := newOracleHost(t)
 	ours, stock := ourTools(t), stockTools(t)
 	archives, err := filepath.Glob("testdata/oracles/*.txtar")
 	if err != nil || len(archives) == 0 {
