@@ -108,7 +108,10 @@ func parseVector(line string) (v vector, err error) {
 func packed(s string) string {
 	var b strings.Builder
 	for s != "" {
-		run := len(s) - len(strings.TrimLeft(s, s[:1]))
+		run := 1
+		for run < len(s) && s[run] == s[0] {
+			run++
+		}
 		if run > 60 {
 			fmt.Fprintf(&b, "{%d*%c}", run, s[0])
 		} else {
