@@ -1,6 +1,9 @@
 package hostsaccess
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // strictTables are the two files as they are meant.
 type strictTables struct {
@@ -36,7 +39,7 @@ func (t *Tables) readStrict(allow, deny *Source) {
 		for _, r := range f.Rules {
 			t.readStrictRule(r)
 			s.rules = append(s.rules, r)
-			s.refuses = append(s.refuses, verdictOf(r, Allow+Verdict(i)) == Deny || decidesByCommand(r))
+			s.refuses = append(s.refuses, verdictOf(r, Allow+Verdict(i)) == Deny || decidesByCommand(r) || faulty(s.options[r]))
 		}
 	}
 }
@@ -204,6 +207,12 @@ func decidesByCommand(r *Rule) bool {
 		}
 	}
 	return false
+}
+
+// faulty says whether an option can't be carried out, whoever the client is. It
+// may have been meant to refuse: so does libwrap.
+func faulty(options []compatOption) bool {
+	return slices.ContainsFunc(options, func(o compatOption) bool { return o.fault != "" })
 }
 
 // strictMatch says whether the rule is about the request.
@@ -397,7 +406,8 @@ func (d *decider) strictUser(pattern string) truth {
 // act carries out what belongs to the decision, and lists the rest.
 //
 // An aclexec that fails refuses in hosts.allow, as hosts_options(5) has it. In
-// hosts.deny the rule then does not match: there it picks whom to refuse.
+// hosts.deny the rule then does not match, unless it says deny: there the
+// command picks whom to refuse.
 func (d *decider) act(k *candidate) (decision Decision, acts bool) {
 	options := d.tables.strict.options[k.rule]
 	decision = Decision{Verdict: k.verdict, Rule: k.rule, Why: why(k, yes)}
@@ -407,7 +417,7 @@ func (d *decider) act(k *candidate) (decision Decision, acts bool) {
 	d.texts()
 	d.actions, d.failed = nil, false
 	switch result := d.run(options); {
-	case d.failed && k.file == Deny:
+	case d.failed && k.file == Deny && options[len(options)-1].kind != ActDeny:
 		return Decision{}, false
 	case d.failed:
 		decision.Verdict, decision.Why = Deny, whyAclExec

@@ -92,16 +92,20 @@ var sameDecision = cmp.Comparer(func(a, b *Rule) bool { return a == b })
 func (w *twin) decideTables(client, local netip.Addr, ended bool) (Verdict, *Rule) {
 	for _, f := range []*File{w.allow, w.deny} {
 		for _, r := range f.Rules {
-			verdict, aclexec, twist := Allow, false, false
+			verdict, aclexec, twist, deny, wrong := Allow, false, false, false, false
 			if f == w.deny {
 				verdict = Deny
 			}
-			for _, o := range r.Options {
+			for i, o := range r.Options {
+				last := i == len(r.Options)-1
+				wrong = wrong || !last && (o.Name == "allow" || o.Name == "deny" || o.Name == "twist")
 				switch o.Name {
 				case "allow":
 					verdict = Allow
 				case "deny":
-					verdict = Deny
+					verdict, deny = Deny, last
+				case "nonsense":
+					wrong = true
 				case "aclexec":
 					aclexec = true
 				case "twist":
@@ -110,12 +114,12 @@ func (w *twin) decideTables(client, local netip.Addr, ended bool) (Verdict, *Rul
 			}
 			c := w.rule(r, client, local)
 			switch {
-			case c.sure && aclexec && !ended && f == w.deny:
+			case c.sure && aclexec && !ended && f == w.deny && !deny:
 			case c.sure && aclexec && !ended:
 				return Deny, r
 			case c.sure:
 				return verdict, r
-			case c.possible && (verdict == Deny || aclexec || twist):
+			case c.possible && (verdict == Deny || aclexec || twist || wrong):
 				return Deny, r
 			}
 		}
