@@ -213,7 +213,8 @@ struct group *__wrap_getgrnam(const char *name)
 
 int __wrap_innetgr(const char *group, const char *host, const char *user, const char *domain)
 {
-    return strcmp(group, "trusted") == 0 && (strcmp(host, "good.example.com") == 0 || strcmp(host, "unknown") == 0);
+    int good = strcmp(host, "good.example.com") == 0;
+    return strcmp(group, "trusted") == 0 && (good || strcmp(host, "unknown") == 0) || strcmp(group, "friends") == 0 && good;
 }
 int __wrap_yp_get_default_domain(char **domain) { *domain = NULL; return 1; }
 
