@@ -11,7 +11,7 @@ import (
 type compatTable struct {
 	rules []compatRule
 	cut   string // why libwrap doesn't read the table to its end; "" if it does
-	notes []note
+	notes []Diagnostic
 }
 
 // compatRule is a line with a ":".
@@ -22,10 +22,15 @@ type compatRule struct {
 	options []compatOption
 }
 
-// note is a warning that libwrap logs when it comes by.
-type note struct {
-	line int32
-	text string
+// warn notes what libwrap logs when it comes by.
+func (t *compatTable) warn(file string, line int32, code Code, message string) {
+	t.notes = append(t.notes, Diagnostic{File: file, Pos: Pos{Line: line}, Severity: Warning, Code: code, Message: message})
+}
+
+// stop ends the table.
+func (t *compatTable) stop(file string, line int32, code Code, why string) {
+	t.cut = why
+	t.warn(file, line, code, why)
 }
 
 // parseCompat reads a table. It finds no mistakes: to libwrap everything means
@@ -34,7 +39,7 @@ func parseCompat(s *Source, e *Environment) *compatTable {
 	t := &compatTable{}
 	switch s.State {
 	case TableUnreadable:
-		t.cut = "cannot open " + s.Name
+		t.stop(s.Name, 0, Unreadable, "cannot open "+s.Name)
 		return t
 	case TableMissing, TableDirectory:
 		return t
@@ -47,7 +52,7 @@ func parseCompat(s *Source, e *Environment) *compatTable {
 			return t
 		}
 		if line[len(line)-1] != '\n' {
-			t.cut = "missing newline or line too long"
+			t.stop(s.Name, r.line, LongLine, "missing newline or line too long")
 			return t
 		}
 		t.line(&p, s.Name, line, &r)
@@ -60,7 +65,7 @@ func (t *compatTable) line(p *compatParser, name, line string, r *compatReader) 
 	}
 	daemons, clients, options, hasOptions, ok := compatFields(line)
 	if !ok {
-		t.notes = append(t.notes, note{r.line, `missing ":" separator`})
+		t.warn(name, r.line, MissingSeparator, `missing ":" separator`)
 		return
 	}
 	rule := &Rule{File: name, LastLine: r.line}

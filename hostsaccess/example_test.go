@@ -2,10 +2,82 @@ package hostsaccess_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"rpcward/hostsaccess"
 )
+
+// guarded is a listener that lets in whom the two files let in.
+type guarded struct {
+	net.Listener
+	tables *hostsaccess.Tables
+}
+
+func (g guarded) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		r := hostsaccess.Request{Daemon: "greetd", Client: endpoint(c.RemoteAddr()), Server: endpoint(c.LocalAddr())}
+		if g.tables.Decide(&r).Granted() {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+func endpoint(a net.Addr) hostsaccess.Endpoint {
+	return hostsaccess.Endpoint{Addr: a.(*net.TCPAddr).AddrPort()}
+}
+
+func read(path string) hostsaccess.Source {
+	data, err := os.ReadFile(path)
+	return hostsaccess.SourceFrom(path, data, err)
+}
+
+// A listener of one's own, guarded as tcpd(8) would.
+func ExampleTables() {
+	etc, _ := os.MkdirTemp("", "etc") // "/etc", in life
+	defer os.RemoveAll(etc)
+	os.WriteFile(filepath.Join(etc, "hosts.allow"), []byte("greetd: 127.0.0.1\n"), 0o644)
+	os.WriteFile(filepath.Join(etc, "hosts.deny"), []byte("ALL: ALL\n"), 0o644)
+
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	tables := hostsaccess.NewTables(hostsaccess.Strict, read(filepath.Join(etc, "hosts.allow")), read(filepath.Join(etc, "hosts.deny")),
+		hostsaccess.Environment{ReadFile: os.ReadFile})
+	go func() {
+		for {
+			c, err := guarded{l, tables}.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "hello")
+			c.Close()
+		}
+	}()
+
+	for _, from := range []string{"127.0.0.1", "127.0.0.2"} {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := dialer.Dial("tcp", l.Addr().String())
+		if err != nil {
+			panic(err)
+		}
+		heard, _ := io.ReadAll(c)
+		fmt.Printf("%s hears %q\n", from, heard)
+	}
+	// Output:
+	// 127.0.0.1 hears "hello"
+	// 127.0.0.2 hears ""
+}
 
 func Example() {
 	allow := hostsaccess.Parse("/etc/hosts.allow", []byte("portmap: 192.168.1.0/24, 10.1.2.3/24\nsshd: ALL\nrpcbind: 172.16.\n"))

@@ -42,6 +42,10 @@ type Decision struct {
 	Actions []Action
 }
 
+// Granted says whether the client gets in by the rules of hosts_access(5), which
+// let in whom no rule is about.
+func (d Decision) Granted() bool { return d.Verdict != Deny }
+
 // The reasons. They are constants, so that a decision costs no memory.
 const (
 	whyAllow       = "matched hosts.allow"

@@ -42,6 +42,7 @@ func (t *Tables) readStrict(allow, deny *Source) {
 			s.refuses = append(s.refuses, verdictOf(r, Allow+Verdict(i)) == Deny || decidesByCommand(r) || faulty(s.options[r]))
 		}
 	}
+	t.flattenStrict()
 }
 
 func (t *Tables) readStrictRule(r *Rule) {
@@ -53,7 +54,7 @@ func (t *Tables) readStrictRule(r *Rule) {
 		t.strict.options[r] = options
 	}
 	for h := range r.hosts {
-		t.readStrictFile(h, 0)
+		t.readStrictFile(h)
 	}
 }
 
@@ -75,18 +76,14 @@ func (r *Rule) hosts(yield func(*Host) bool) {
 	}
 }
 
-// maxPatternFiles bounds how deep pattern files include one another.
-const maxPatternFiles = 16
-
-// readStrictFile reads a pattern file once. A file that includes itself, or
-// has a pattern with a mistake, may match; so may one that can't be read.
-func (t *Tables) readStrictFile(h *Host, depth int) {
+// readStrictFile reads a pattern file and those that it names, each once.
+func (t *Tables) readStrictFile(h *Host) {
 	name := h.Text
 	if _, done := t.strict.patterns[name]; done || h.Kind != HostFile {
 		return
 	}
 	t.strict.patterns[name] = patternList{}
-	if t.environment.ReadFile == nil || depth == maxPatternFiles {
+	if t.environment.ReadFile == nil {
 		return
 	}
 	data, err := t.environment.ReadFile(name)
@@ -94,19 +91,50 @@ func (t *Tables) readStrictFile(h *Host, depth int) {
 		return
 	}
 	p := &parser{file: &File{Name: name, Source: string(data)}, quiet: true}
-	var list patternList
+	list := patternList{sure: true}
 	for word := range strings.FieldsSeq(p.file.Source) {
 		list.hosts = append(list.hosts, p.host(Token{Text: word}))
 	}
-	for i := range list.hosts {
-		t.readStrictFile(&list.hosts[i], depth+1)
-	}
-	list.sure = true
 	t.strict.patterns[name] = list
+	for i := range list.hosts {
+		t.readStrictFile(&list.hosts[i])
+	}
 }
 
-// Diagnostics returns what is wrong with the files, in Strict mode.
-func (t *Tables) Diagnostics() []Diagnostic { return t.strict.diagnostics }
+// flattenStrict replaces what pattern files include by the patterns themselves.
+func (t *Tables) flattenStrict() {
+	flat := map[string][]Host{}
+	for name := range t.strict.patterns {
+		flat[name] = t.flatHosts(name, map[string]bool{})
+	}
+	for name, hosts := range flat {
+		t.strict.patterns[name] = patternList{hosts: hosts, sure: true}
+	}
+}
+
+// flatHosts returns the patterns of a file. Seen are the files that were visited
+// on the way, with true those that are still open. What can't be read, and what
+// includes itself, may match: that is a pattern with a mistake.
+func (t *Tables) flatHosts(name string, seen map[string]bool) (all []Host) {
+	open, done := seen[name]
+	list := t.strict.patterns[name]
+	switch {
+	case open, !done && !list.sure:
+		return []Host{{Kind: HostInvalid}}
+	case done:
+		return nil // its patterns are there already
+	}
+	seen[name] = true
+	for _, h := range list.hosts {
+		if h.Kind == HostFile {
+			all = append(all, t.flatHosts(h.Text, seen)...)
+			continue
+		}
+		all = append(all, h)
+	}
+	seen[name] = false
+	return all
+}
 
 // decideStrict tries the rules in order.
 func (t *Tables) decideStrict(r *Request) Decision {

@@ -96,6 +96,19 @@ func (t *Tables) Decide(r *Request) Decision {
 	return t.decideStrict(r)
 }
 
+// Diagnostics returns what is wrong with the files. For Compat that is what
+// libwrap would log of them, on the line numbers that it would give.
+func (t *Tables) Diagnostics() []Diagnostic {
+	if t.mode == Strict {
+		return t.strict.diagnostics
+	}
+	var all []Diagnostic
+	for _, table := range t.compat {
+		all = append(all, table.notes...)
+	}
+	return all
+}
+
 // Mode returns what NewTables was given.
 func (t *Tables) Mode() Mode { return t.mode }
 
