@@ -298,7 +298,7 @@ func (e *explain) portMapper(x *explanation) hostsaccess.Decision {
 	}
 	d := p.Decide(o)
 	x.Allowed, x.Why, x.listed = d.Verdict == policy.Answer, d.Why, d.Listed
-	x.thisHost = o.Channel == policy.Loopback || o.Self()
+	x.thisHost = o.Channel == policy.Loopback
 	switch {
 	case !x.Allowed:
 		x.UDP, x.TCP = silence, authError
