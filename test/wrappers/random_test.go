@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -60,7 +59,7 @@ func randomTable(r *rand.Rand) string {
 func TestOraclesAgree(t *testing.T) {
 	t.Parallel()
 	cases := number(t, casesEnv, 60)
-	seed := number(t, seedEnv, int(time.Now().UnixNano()))
+	seed := number(t, seedEnv, 1)
 	t.Logf("%s=%d %s=%d", seedEnv, seed, casesEnv, cases)
 	r := rand.New(rand.NewPCG(uint64(seed), 0))
 	h := newOracleHost(t)
