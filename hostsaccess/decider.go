@@ -31,7 +31,6 @@ type side struct {
 	state    NameState
 	name     subject
 	addr     addressSubject // set by texts
-	buffer   [64]byte       // backs addr
 }
 
 // begin copies what the request says.

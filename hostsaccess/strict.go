@@ -33,7 +33,7 @@ func (t *Tables) readStrict(allow, deny *Source) {
 			source.Data = nil
 		}
 		f := Parse(source.Name, source.Data)
-		s.files[i] = f
+		s.files[i], f.Lines = f, nil // nobody will edit this copy
 		s.diagnostics = append(s.diagnostics, f.Diagnostics...)
 		s.denies = int32(len(s.rules)) // at last, the number of those in hosts.allow
 		for _, r := range f.Rules {
