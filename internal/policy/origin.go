@@ -45,4 +45,5 @@ type Origin struct {
 	Privileged bool           // Loopback only: only root can have bound the source port
 	UID        uint32         // peer's user, unix socket only
 	PID        int32          // peer's process, unix socket only; 0 when unknown
+	At         int64          // when the call came, in nanoseconds of a clock that is never set back
 }
