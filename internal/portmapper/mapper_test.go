@@ -123,9 +123,10 @@ func (f *fixture) services() []string {
 }
 
 // notes counts what a Mapper tells its Observer.
-type notes struct{ refused, declined, indirect, answered, notSaved int }
+type notes struct{ refused, limited, declined, indirect, answered, notSaved int }
 
 func (n *notes) Refused(*policy.Origin, *oncrpc.Call, policy.Decision) { n.refused++ }
+func (n *notes) Limited(*policy.Origin, *oncrpc.Call)                  { n.limited++ }
 func (n *notes) Declined(*policy.Origin, *oncrpc.Call)                 { n.declined++ }
 func (n *notes) IndirectDenied(*policy.Origin, *rpcbind.RemoteCall)    { n.indirect++ }
 func (n *notes) Answered(*policy.Origin, *oncrpc.Call)                 { n.answered++ }

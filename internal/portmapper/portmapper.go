@@ -1,8 +1,8 @@
 // Package portmapper answers calls to the port mapper, RFC 1833: one message
 // in, one reply out, from a snapshot of the registry and the policy in force.
 //
-// The order is fixed: the header is parsed, the policy decides, and only then
-// is anything else looked at. That holds for every program, version and
+// The order is fixed: the header is parsed, the policy decides, the rate of the
+// caller's prefix is kept, and only then is anything else looked at. That holds for every program, version and
 // procedure, so no answer of any kind goes round the gate.
 //
 // A Worker belongs to one goroutine. Looking up, and refusing, take no lock
@@ -37,6 +37,9 @@ type Host interface {
 type Observer interface {
 	// Refused tells of a call that the policy refused.
 	Refused(o *policy.Origin, c *oncrpc.Call, d policy.Decision)
+	// Limited tells of a call over the rate of its source prefix, whatever
+	// becomes of it: silence, a later answer, or none but this note.
+	Limited(o *policy.Origin, c *oncrpc.Call)
 	// Declined tells of a SET or UNSET that came from somewhere it may not.
 	Declined(o *policy.Origin, c *oncrpc.Call)
 	// IndirectDenied tells of a call for another program that may not be forwarded.
@@ -56,6 +59,8 @@ type Options struct {
 	InsecureRemote bool
 	// Forward says which calls CALLIT, BCAST and INDIRECT forward; nil means none.
 	Forward *ForwardList
+	// Rates limit how many calls of a source prefix are answered.
+	Rates policy.Rates
 }
 
 // Mapper holds what all workers share.
@@ -65,6 +70,7 @@ type Mapper struct {
 	host      Host
 	observer  Observer
 	options   Options
+	limiter   *policy.Limiter
 	validated validatedTable
 	stats     Stats
 }
@@ -72,7 +78,10 @@ type Mapper struct {
 // New returns a Mapper. current returns the policy in force, it is called once
 // for each message.
 func New(r *registry.Registry, current func() *policy.Policy, h Host, obs Observer, opt Options) *Mapper {
-	return &Mapper{registry: r, policy: current, host: h, observer: obs, options: opt, validated: newValidatedTable()}
+	return &Mapper{
+		registry: r, policy: current, host: h, observer: obs, options: opt,
+		limiter: policy.NewLimiter(opt.Rates), validated: newValidatedTable(),
+	}
 }
 
 // Decide tells what the policy in force says to o.
@@ -111,6 +120,11 @@ type Worker struct {
 	// Forwarded describes the call to forward after the outcome Forward. It
 	// aliases the message.
 	Forwarded Forwarding
+
+	// Pause waits for that many nanoseconds, at most policy.MaxWait. Where it is
+	// set, by whoever holds up nobody else, a call over the rate of its source
+	// prefix is answered when it is due.
+	Pause func(nanoseconds int64)
 }
 
 // NewWorker returns a worker of m.
@@ -128,9 +142,12 @@ func (w *Worker) Answer(buf, msg []byte, o *policy.Origin) ([]byte, Outcome) {
 	if d.Verdict != policy.Answer {
 		return w.refuse(buf, d)
 	}
+	if !w.due(d.Listed) {
+		return buf, w.holdBack()
+	}
 	w.listed = d.Listed
 	w.snap = w.m.registry.Snapshot()
-	if o.Channel == policy.Network && !o.NetID.Datagram() {
+	if o.Channel == policy.Network && !o.NetID.Datagram() && d.Listed {
 		w.m.validated.mark(o.Source.Addr(), w.m.host.Now())
 	}
 	start := len(buf)
@@ -151,6 +168,36 @@ func (w *Worker) refuse(buf []byte, d policy.Decision) ([]byte, Outcome) {
 		return buf, Silence
 	}
 	return oncrpc.AppendAuthError(buf, w.call.XID, oncrpc.AuthTooWeak), Reply
+}
+
+// due takes an answer out of the caller's rate, waits for it to be due if there
+// is a Pause, and reports whether it may be given.
+func (w *Worker) due(listed bool) bool {
+	patience := int64(0)
+	if w.Pause != nil && !w.m.limiter.LogOnly() {
+		patience = policy.MaxWait
+	}
+	wait, ok := w.m.limiter.Take(w.origin, listed, patience)
+	if ok && wait == 0 {
+		return true
+	}
+	if w.m.observer != nil {
+		w.m.observer.Limited(w.origin, &w.call)
+	}
+	if ok {
+		w.Pause(wait)
+	}
+	return ok || w.m.limiter.LogOnly()
+}
+
+// holdBack is what callers over their rate get: over UDP nothing, for the source
+// may be forged. The source of a stream is proved, so its calls wait for their
+// turn; one that would have to wait too long is told by the end of its connection.
+func (w *Worker) holdBack() Outcome {
+	if w.origin.NetID.Datagram() {
+		return Silence
+	}
+	return HangUp
 }
 
 // limit is the longest reply in bytes that this caller may get: over UDP a

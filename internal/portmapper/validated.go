@@ -7,7 +7,8 @@ import (
 )
 
 // validatedTable remembers which addresses completed a TCP exchange lately, and
-// so cannot be forged. It is a fixed array of words that goroutines share
+// so cannot be forged. Only those that a rule lists are entered, for whom alone
+// it is asked: others can't push them out. It is a fixed array of words that goroutines share
 // without a lock: each word has a tag of the address and the time it expires.
 // A full bucket forgets its oldest address, which then gets short answers over
 // UDP until it comes over TCP again.
