@@ -71,6 +71,7 @@ func (d *datagramSocket) serve(s *Server) {
 			continue
 		}
 		d.stamp(&origin, from, control[:oobn], s.reserved)
+		origin.At = clock()
 		reply, outcome := worker.Answer(out[:0], in[:n], &origin)
 		switch outcome {
 		case portmapper.Reply:

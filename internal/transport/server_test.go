@@ -48,6 +48,7 @@ func (s *seen) note(o *policy.Origin) {
 func (s *seen) Answered(o *policy.Origin, _ *oncrpc.Call)                   { s.note(o) }
 func (s *seen) Declined(o *policy.Origin, _ *oncrpc.Call)                   { s.note(o) }
 func (s *seen) Refused(o *policy.Origin, _ *oncrpc.Call, _ policy.Decision) { s.note(o) }
+func (s *seen) Limited(o *policy.Origin, _ *oncrpc.Call)                    { s.note(o) }
 func (s *seen) IndirectDenied(*policy.Origin, *rpcbind.RemoteCall)          {}
 func (s *seen) NotSaved(error)                                              {}
 

@@ -66,6 +66,7 @@ func (l *streamSocket) accept(s *Server) {
 // admit starts to serve conn if its source has not too many already.
 func (l *streamSocket) admit(s *Server, conn net.Conn) {
 	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker()}
+	c.worker.Pause = hold
 	var err error
 	if c.origin, err = l.origin(conn, s.reserved); err != nil {
 		conn.Close()
@@ -202,6 +203,7 @@ func (c *stream) serveCall(r *bufio.Reader, b *buffers) bool {
 	if b.in, err = oncrpc.ReadRecord(r, b.in[:0], maxRecord); err != nil {
 		return false
 	}
+	c.origin.At = clock()
 	reply, outcome := c.worker.Answer(oncrpc.BeginRecord(b.out[:0]), b.in, &c.origin)
 	b.out = reply[:0]
 	switch outcome {
