@@ -6,7 +6,7 @@ import (
 )
 
 // Rates are how many calls of one source prefix are answered in a second; 0 is
-// as many as come. The zero value limits nothing. This host has no limit.
+// as many as come. The zero value limits nothing.
 type Rates struct {
 	Unlisted uint32 // of clients that are answered by default
 	Listed   uint32 // of clients that a rule lets in
@@ -92,7 +92,7 @@ func (l *Limiter) Take(o *Origin, listed bool, patience int64) (wait int64, ok b
 		class = 1
 	}
 	step := l.steps[class]
-	if step == 0 || o.Channel != Network {
+	if step == 0 {
 		return 0, true
 	}
 	// The lower bits of a SourcePrefix tell the family, and have room for the class.

@@ -52,7 +52,7 @@ func (b *buckets) filled(o *Origin, listed bool) (*bucket, int64) {
 
 func (b *buckets) take(o *Origin, listed bool, patience int64) (wait int64, ok bool) {
 	k, price := b.filled(o, listed)
-	if price == 0 || o.Channel != Network {
+	if price == 0 {
 		return 0, true
 	}
 	if wait = max(price-k.tokens, 0); wait > patience {
@@ -164,8 +164,8 @@ func TestLimiterUnderForgedFlood(t *testing.T) {
 	}
 }
 
-// TestLimiterLeavesOut tells who has no limit.
-func TestLimiterLeavesOut(t *testing.T) {
+// TestLimiterPrefixes tells who shares a bucket.
+func TestLimiterPrefixes(t *testing.T) {
 	l := NewLimiter(Rates{Unlisted: 1, Listed: 2})
 	for _, tt := range []struct {
 		name   string
@@ -179,9 +179,8 @@ func TestLimiterLeavesOut(t *testing.T) {
 		{"another prefix", *network("192.0.3.7"), false, 1},
 		{"IPv6", *network("2001:db8::7"), false, 1},
 		{"IPv6, of the same prefix", *network("2001:db8:0:ff::7"), false, 0},
-		{"loopback", Origin{Channel: Loopback, Source: netip.MustParseAddrPort("127.0.0.1:700")}, false, 5},
-		{"claimed", Origin{Channel: Claimed, Source: netip.MustParseAddrPort("10.255.0.1:700")}, false, 5},
-		{"unix", Origin{Channel: Unix}, false, 5},
+		{"IPv6, with a zone", *network("fe80::1%lan"), false, 1},
+		{"IPv6, another link", *network("fe80::2%wan"), false, 0},
 	} {
 		got := 0
 		for range 5 {

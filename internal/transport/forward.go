@@ -4,10 +4,10 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
+	"rpcward/internal/policy"
 	"rpcward/internal/portmapper"
 	"rpcward/oncrpc"
 )
@@ -17,9 +17,7 @@ import (
 const (
 	maxForwards    = 64              // at the same time
 	forwardTimeout = 5 * time.Second // for the service's answer
-	forwardRate    = 10.0            // calls a second from one source prefix
-	forwardBurst   = 40.0
-	maxPrefixes    = 1024 // source prefixes that are remembered
+	forwardRate    = 40              // calls a second from one source prefix
 )
 
 // forwarder calls services on behalf of others. Look-ups never wait for it:
@@ -30,21 +28,13 @@ type forwarder struct {
 	running sync.WaitGroup
 	ctx     context.Context
 	cancel  context.CancelFunc
-
-	mu      sync.Mutex
-	buckets map[netip.Prefix]bucket
-}
-
-// bucket is a token bucket of one source prefix.
-type bucket struct {
-	tokens float64
-	filled time.Time
+	limiter *policy.Limiter // for this host, too
 }
 
 func newForwarder() *forwarder {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &forwarder{
-		slots: make(chan struct{}, maxForwards), buckets: map[netip.Prefix]bucket{},
+		slots: make(chan struct{}, maxForwards), limiter: policy.NewLimiter(policy.Rates{Unlisted: forwardRate}),
 		ctx: ctx, cancel: cancel,
 	}
 }
@@ -58,7 +48,7 @@ func (f *forwarder) close() {
 // submit forwards the call fw and gives the answer, if there is one to give,
 // to send. What exceeds the limits is dropped, as the network might have done.
 func (f *forwarder) submit(fw *portmapper.Forwarding, send func(reply []byte)) {
-	if !f.take(fw.Origin.Source.Addr(), time.Now()) {
+	if _, ok := f.limiter.Take(&fw.Origin, false, 0); !ok {
 		return
 	}
 	select {
@@ -74,35 +64,6 @@ func (f *forwarder) submit(fw *portmapper.Forwarding, send func(reply []byte)) {
 			send(reply)
 		}
 	})
-}
-
-// take takes a token of addr's prefix, if there is one.
-func (f *forwarder) take(addr netip.Addr, now time.Time) bool {
-	bits := 24
-	if addr.Is6() {
-		bits = 56
-	}
-	prefix, err := addr.WithZone("").Prefix(bits)
-	if err != nil {
-		return false
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	b, known := f.buckets[prefix]
-	if !known {
-		if len(f.buckets) >= maxPrefixes {
-			clear(f.buckets)
-		}
-		b = bucket{tokens: forwardBurst, filled: now}
-	}
-	b.tokens = min(forwardBurst, b.tokens+now.Sub(b.filled).Seconds()*forwardRate)
-	b.filled = now
-	ok := b.tokens >= 1
-	if ok {
-		b.tokens--
-	}
-	f.buckets[prefix] = b
-	return ok
 }
 
 // call asks the service; nil means that it gave no answer.

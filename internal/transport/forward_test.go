@@ -14,50 +14,6 @@ import (
 	"rpcward/xdr"
 )
 
-// One source gets a burst and then a rate, whatever port or nearby address it
-// calls from; others are not held up.
-func TestForwardRate(t *testing.T) {
-	f := newForwarder()
-	defer f.close()
-	now := time.Unix(1, 0)
-	taken := func(addr string, at time.Time) (n int) {
-		for f.take(netip.MustParseAddr(addr), at) {
-			n++
-		}
-		return n
-	}
-	for _, tt := range []struct {
-		name, addr string
-		after      time.Duration
-		want       int
-	}{
-		{"a burst", "192.0.2.1", 0, forwardBurst},
-		{"its neighbour", "192.0.2.200", 0, 0},
-		{"another network", "192.0.3.1", 0, forwardBurst},
-		{"a second later", "192.0.2.1", time.Second, forwardRate},
-		{"an hour later", "192.0.2.1", time.Hour, forwardBurst},
-		{"IPv6", "2001:db8::1", time.Hour, forwardBurst},
-		{"IPv6, same /56", "2001:db8:0:ff::1", time.Hour, 0},
-		{"IPv6, with a zone", "fe80::1%eth0", time.Hour, forwardBurst},
-	} {
-		if got := taken(tt.addr, now.Add(tt.after)); got != tt.want {
-			t.Errorf("%s: %d calls, want %d", tt.name, got, tt.want)
-		}
-	}
-}
-
-// However many sources there are, what is remembered of them is bounded.
-func TestForwardRemembersFew(t *testing.T) {
-	f := newForwarder()
-	defer f.close()
-	for i := range 10 * maxPrefixes {
-		f.take(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), time.Unix(1, 0))
-		if len(f.buckets) > maxPrefixes {
-			t.Fatalf("%d prefixes after %d", len(f.buckets), i+1)
-		}
-	}
-}
-
 // service is an RPC service on a port of its own. It keeps what it is asked.
 type service struct {
 	conn  *net.UDPConn
@@ -222,4 +178,21 @@ func TestForwardEnds(t *testing.T) {
 	udp := forwarding(t, svc)
 	callIt(t, udp, nil, 50*time.Millisecond)
 	begin = time.Now()
+}
+
+// However fast a prefix asks, a service gets so many calls a second from it,
+// this host's own, too.
+func TestForwardRate(t *testing.T) {
+	svc := newService(t, func(c oncrpc.Call) [][]byte { return [][]byte{oncrpc.AppendAccepted(nil, c.XID, oncrpc.Success)} })
+	udp := forwarding(t, svc)
+	begin := time.Now()
+	for range 4 * forwardRate {
+		callIt(t, udp, nil, 10*time.Millisecond)
+	}
+	most := int(forwardRate * (1 + time.Since(begin).Seconds()))
+	svc.mu.Lock()
+	defer svc.mu.Unlock()
+	if n := len(svc.calls); n < forwardRate || n > most {
+		t.Errorf("the service got %d of %d calls, want %d to %d", n, 4*forwardRate, forwardRate, most)
+	}
 }
