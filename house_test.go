@@ -32,6 +32,7 @@ var layers = []string{
 	"internal/inetd",
 	"internal/portmapper",
 	"internal/registry",
+	"internal/tally",
 	"internal/policy",
 	"hostsaccess",
 	"rpcbind",
@@ -48,7 +49,7 @@ type ban struct {
 
 var bans = []ban{
 	{
-		packages: []string{"internal/portmapper", "internal/registry", "internal/policy"},
+		packages: []string{"internal/portmapper", "internal/registry", "internal/tally", "internal/policy"},
 		imports:  []string{"os", "net", "log/", "log", "time", "syscall", "golang.org/x/sys/"},
 		why:      "engines are pure: what they decide must not depend on the machine, so that they can be tested and reasoned about alone",
 	},
