@@ -4,25 +4,42 @@ import (
 	"context"
 	"fmt"
 	"log/syslog"
+	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"rpcward/internal/policy"
 	"rpcward/internal/rpcnames"
+	"rpcward/internal/tally"
 	"rpcward/oncrpc"
 	"rpcward/rpcbind"
 	"rpcward/xdr"
 )
 
-// accessLog writes rpcbind's log lines for calls, at a bounded rate: refusals
-// come by the million when somebody wants to fill a disk. It implements
-// portmapper.Observer.
+// accessLog writes rpcbind's log lines for calls, at a bounded rate, and counts
+// the rest: refusals come by the million when somebody wants to fill a disk. It
+// implements portmapper.Observer.
 type accessLog struct {
-	queue   *logQueue
-	all     bool // log allowed calls too (rpcbind -l)
-	refused lineLimit
-	allowed lineLimit
+	queue *logQueue
+	all   bool // log allowed calls too (rpcbind -l)
+
+	refused, limited unwelcome
+	dropped          atomic.Uint64 // in the kernel, since they were last summed up
+
+	allowed, indirect, unsaved lineLimit
+}
+
+// unwelcome is a kind of call that is counted by source prefix. The first call
+// of a prefix in an interval has a line of its own, at a bounded rate; the
+// others are summed up when the interval ends.
+type unwelcome struct {
+	table  *tally.Table
+	lines  lineLimit
+	suffix string // of a line about one call
+	one    string // what one of them is, and many are, in a summary
+	many   string
+	untold uint64 // calls of earlier intervals; summarize's alone
 }
 
 // Lines a second of each kind.
@@ -31,12 +48,28 @@ const (
 	allowedLines = 200
 )
 
-func newAccessLog(q *logQueue, all bool) *accessLog {
-	return &accessLog{
+func newAccessLog(q *logQueue, all bool, rates policy.Rates) *accessLog {
+	a := &accessLog{
 		queue: q, all: all,
-		refused: lineLimit{perSecond: refusedLines},
-		allowed: lineLimit{perSecond: allowedLines},
+		refused: unwelcome{
+			table: tally.New(), lines: lineLimit{perSecond: refusedLines},
+			suffix: ": request from unauthorized host",
+			one:    "request from an unauthorized host", many: "requests from unauthorized hosts",
+		},
+		limited: unwelcome{
+			table: tally.New(), lines: lineLimit{perSecond: refusedLines},
+			suffix: ": held back by the rate limit",
+			one:    "answer held back by the rate limit", many: "answers held back by the rate limit",
+		},
+		allowed:  lineLimit{perSecond: allowedLines},
+		indirect: lineLimit{perSecond: refusedLines},
+		unsaved:  lineLimit{perSecond: refusedLines},
 	}
+	if rates.LogOnly {
+		a.limited.suffix = ": answered over the rate limit"
+		a.limited.one, a.limited.many = "answer over the rate limit", "answers over the rate limit"
+	}
+	return a
 }
 
 // lineLimit counts what may still be logged in this second.
@@ -44,49 +77,129 @@ type lineLimit struct {
 	perSecond  int64
 	second     atomic.Int64
 	used       atomic.Int64
-	suppressed atomic.Int64
+	suppressed atomic.Int64 // lines that are to be summed up
 }
 
-func (l *lineLimit) allow(now time.Time) bool {
-	second := now.Unix()
+// allow reports whether there may be one more line in a second of any clock
+// that does not stand still.
+func (l *lineLimit) allow(second int64) bool {
 	if old := l.second.Load(); old != second && l.second.CompareAndSwap(old, second) {
 		l.used.Store(0)
 	}
-	if l.used.Add(1) <= l.perSecond {
-		return true
-	}
-	l.suppressed.Add(1)
-	return false
+	return l.used.Add(1) <= l.perSecond
 }
 
-// summaryInterval is how often suppressed lines are summed up.
-const summaryInterval = 10 * time.Second
+// How often, and in how many lines at most, calls that had no line are summed up.
+const (
+	summaryInterval = 10 * time.Second
+	summaryLines    = 20 // of source prefixes
+)
 
-// run sums up the lines that were suppressed, until ctx is done.
+// run sums up what had no line, until ctx is done.
 func (a *accessLog) run(ctx context.Context) {
 	t := time.NewTicker(summaryInterval)
 	defer t.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-t.C:
-			a.summarize()
 		case <-ctx.Done():
-			a.summarize()
+			a.summarize(time.Since(last))
 			return
 		}
+		a.summarize(time.Since(last))
+		last = time.Now()
 	}
 }
 
 // put logs a line within the limit of its kind.
 func (a *accessLog) put(limit *lineLimit, p syslog.Priority, text func() string) {
-	if limit.allow(time.Now()) && !a.queue.offer(p, text()) {
+	if !limit.allow(time.Now().Unix()) || !a.queue.offer(p, text()) {
 		limit.suppressed.Add(1)
 	}
 }
 
-func (a *accessLog) summarize() {
-	a.sumUp(&a.refused, authWarning, "requests from unauthorized hosts")
+// count counts a call, and logs it if it is the first of its source prefix.
+func (a *accessLog) count(u *unwelcome, o *policy.Origin, c *oncrpc.Call) {
+	call := tally.Call{Source: o.Source.Addr(), Procedure: c.Procedure, Program: subject(c)}
+	if u.table.Add(&call) && u.lines.allow(o.At/int64(time.Second)) &&
+		a.queue.offer(authWarning, line(o, call.Procedure, call.Program, u.suffix)) {
+		u.table.Told(call.Source)
+	}
+}
+
+// summarize tells of the calls of the time since the last summary.
+func (a *accessLog) summarize(since time.Duration) {
+	seconds := max(int64(math.Ceil(since.Seconds())), 1)
+	a.sumUpPrefixes(&a.refused, seconds)
+	a.sumUpPrefixes(&a.limited, seconds)
+	if n := a.dropped.Swap(0); n > 0 {
+		text := fmt.Sprintf("%s datagrams of refused networks dropped in the kernel during a flood, in the last %d s", grouped(n), seconds)
+		if !a.queue.offer(authWarning, text) {
+			a.dropped.Add(n)
+		}
+	}
+	a.sumUp(&a.indirect, authWarning, "indirect calls that are not allowed")
+	a.sumUp(&a.unsaved, unsavedError, "changes that can't be saved")
 	a.sumUp(&a.allowed, authInfo, "connects")
+}
+
+// sumUpPrefixes logs a line for each source prefix that has called most, and one
+// for all others. What finds no room in the log is told of next time.
+func (a *accessLog) sumUpPrefixes(u *unwelcome, seconds int64) {
+	c := u.table.Drain()
+	others, rest := c.Prefixes, c.Rest.More()
+	for i := range c.Rows {
+		switch r := &c.Rows[i]; {
+		case r.More() == 0:
+		case i < summaryLines && a.queue.offer(authWarning, u.sum(r, seconds)):
+		default:
+			others++
+			rest += r.More()
+		}
+	}
+	rest += u.untold
+	u.untold = 0
+	if rest > 0 && !a.queue.offer(authWarning, u.sumOthers(rest, others, seconds)) {
+		u.untold = rest
+	}
+}
+
+// sum words what more has come of one prefix.
+func (u *unwelcome) sum(r *tally.Row, seconds int64) string {
+	more := ""
+	if r.Told > 0 {
+		more = "more "
+	}
+	return fmt.Sprintf("%s in %v in the last %d s, last from %v to %s", u.number(r.More(), more), r.Prefix, seconds,
+		r.Last.Source, called(r.Last.Procedure, r.Last.Program))
+}
+
+// sumOthers words what has come of the prefixes that have no line. How many
+// those are is an estimate.
+func (u *unwelcome) sumOthers(calls, prefixes uint64, seconds int64) string {
+	from := "other networks"
+	if prefixes > 1 {
+		from = "about " + grouped(prefixes) + " other networks"
+	}
+	return fmt.Sprintf("%s in %s in the last %d s", u.number(calls, "more "), from, seconds)
+}
+
+// number words n of them: "1,234,567 more requests from unauthorized hosts".
+func (u *unwelcome) number(n uint64, more string) string {
+	what := u.many
+	if n == 1 {
+		what = u.one
+	}
+	return grouped(n) + " " + more + what
+}
+
+// grouped writes n with commas: 1,234,567.
+func grouped(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 // sumUp logs how many lines were suppressed, or keeps the number for next time.
@@ -96,6 +209,13 @@ func (a *accessLog) sumUp(limit *lineLimit, p syslog.Priority, what string) {
 		limit.suppressed.Add(n)
 	}
 }
+
+// Refusals returns the count of refused calls.
+func (a *accessLog) Refusals() *tally.Table { return a.refused.table }
+
+// DroppedInKernel adds n datagrams that the kernel dropped for us. They are in
+// no other count.
+func (a *accessLog) DroppedInKernel(n uint64) { a.dropped.Add(n) }
 
 // procNames are the words of rpcbind's log for procedures, whatever the version.
 var procNames = [rpcbind.NumProcs]string{
@@ -116,7 +236,12 @@ func line(o *policy.Origin, proc, program uint32, suffix string) string {
 	if o.Channel != policy.Unix {
 		from = o.Source.Addr().String()
 	}
-	return fmt.Sprintf("connect from %s to %s(%s)%s", from, procName(proc), programName(program), suffix)
+	return fmt.Sprintf("connect from %s to %s%s", from, called(proc, program), suffix)
+}
+
+// called is what a call asks for: "getport/addr(nfs)".
+func called(proc, program uint32) string {
+	return procName(proc) + "(" + programName(program) + ")"
 }
 
 // programName is the name of a program or, without one, its number; nothing
@@ -148,13 +273,15 @@ func subject(c *oncrpc.Call) uint32 {
 const (
 	authWarning = syslog.LOG_AUTH | syslog.LOG_WARNING
 	authInfo    = syslog.LOG_AUTH | syslog.LOG_INFO
+
+	unsavedError = syslog.LOG_DAEMON | syslog.LOG_ERR // ours
 )
 
 func (a *accessLog) Refused(o *policy.Origin, c *oncrpc.Call, _ policy.Decision) {
-	a.put(&a.refused, authWarning, func() string {
-		return line(o, c.Procedure, subject(c), ": request from unauthorized host")
-	})
+	a.count(&a.refused, o, c)
 }
+
+func (a *accessLog) Limited(o *policy.Origin, c *oncrpc.Call) { a.count(&a.limited, o, c) }
 
 func (a *accessLog) Declined(o *policy.Origin, c *oncrpc.Call) {
 	if a.all {
@@ -165,7 +292,7 @@ func (a *accessLog) Declined(o *policy.Origin, c *oncrpc.Call) {
 }
 
 func (a *accessLog) IndirectDenied(o *policy.Origin, target *rpcbind.RemoteCall) {
-	a.put(&a.refused, authWarning, func() string {
+	a.put(&a.indirect, authWarning, func() string {
 		return line(o, target.Procedure, target.Program, ": indirect call not allowed")
 	})
 }
@@ -177,7 +304,7 @@ func (a *accessLog) Answered(o *policy.Origin, c *oncrpc.Call) {
 }
 
 func (a *accessLog) NotSaved(err error) {
-	a.put(&a.refused, syslog.LOG_DAEMON|syslog.LOG_ERR, func() string {
+	a.put(&a.unsaved, unsavedError, func() string {
 		return fmt.Sprintf("a change was refused since it can't be saved: %v", err)
 	})
 }

@@ -78,6 +78,7 @@ func Default() Config {
 		Name: "rpcward", Port: rpcbind.Port, Unix: []string{SocketPath, AbstractSocket},
 		AllowFile: "/etc/hosts.allow", DenyFile: "/etc/hosts.deny",
 		StateDir: StatePath, ImportDir: RpcbindState, LockFile: LockPath,
+		Mapper: portmapper.Options{Rates: policy.DefaultRates()},
 		Stderr: os.Stderr,
 	}
 }
@@ -256,7 +257,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer cancel()
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
-	d.access = newAccessLog(d.queue, d.LogConnections)
+	d.access = newAccessLog(d.queue, d.LogConnections, d.Mapper.Rates)
 	workers.Go(func() { d.access.run(ctx) })
 
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)

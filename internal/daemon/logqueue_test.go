@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"rpcward/internal/policy"
 )
 
 // gate is a sink that takes a line each time that it is opened.
@@ -59,20 +61,20 @@ func TestLogQueueReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{open: make(chan struct{})}
 		q := newLogQueue(g)
-		a := newAccessLog(q, true)
+		a := newAccessLog(q, true, policy.Rates{})
 		a.allowed.perSecond = 1 << 20
 		q.write(0, "first")
 		synctest.Wait()
 		for i := range queueSize {
 			a.put(&a.allowed, authInfo, func() string { return fmt.Sprint("call ", i) })
 		}
-		a.summarize() // no room for that either
+		a.summarize(0) // no room for that either
 		for _, text := range texts("line", queueReserve) {
 			q.write(0, text)
 		}
 		close(g.open)
 		q.flush()
-		a.summarize()
+		a.summarize(0)
 		q.close()
 		want := slices.Concat([]string{"first"}, texts("call", queueSize-queueReserve), texts("line", queueReserve),
 			[]string{fmt.Sprintf("%d more suppressed: connects", queueReserve)})
