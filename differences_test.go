@@ -19,6 +19,7 @@ var offTheWire = map[string]string{
 	"both-protocols":         "it is about which sockets are open",
 	"only-passed-sockets":    "it is about which sockets are open",
 	"log-rate":               "it is about the log",
+	"rates":                  "it is about many calls; internal/policy and internal/daemon test it",
 	"portmap-options":        "it is about the command line",
 }
 
