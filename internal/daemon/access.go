@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/syslog"
-	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -28,18 +27,6 @@ type accessLog struct {
 	dropped          atomic.Uint64 // in the kernel, since they were last summed up
 
 	allowed, indirect, unsaved lineLimit
-}
-
-// unwelcome is a kind of call that is counted by source prefix. The first call
-// of a prefix in an interval has a line of its own, at a bounded rate; the
-// others are summed up when the interval ends.
-type unwelcome struct {
-	table  *tally.Table
-	lines  lineLimit
-	suffix string // of a line about one call
-	one    string // what one of them is, and many are, in a summary
-	many   string
-	untold uint64 // calls of earlier intervals; summarize's alone
 }
 
 // Lines a second of each kind.
@@ -89,11 +76,8 @@ func (l *lineLimit) allow(second int64) bool {
 	return l.used.Add(1) <= l.perSecond
 }
 
-// How often, and in how many lines at most, calls that had no line are summed up.
-const (
-	summaryInterval = 10 * time.Second
-	summaryLines    = 20 // of source prefixes
-)
+// summaryInterval is how often calls that had no line are summed up.
+const summaryInterval = 10 * time.Second
 
 // run sums up what had no line, until ctx is done.
 func (a *accessLog) run(ctx context.Context) {
@@ -111,25 +95,9 @@ func (a *accessLog) run(ctx context.Context) {
 	}
 }
 
-// put logs a line within the limit of its kind.
-func (a *accessLog) put(limit *lineLimit, p syslog.Priority, text func() string) {
-	if !limit.allow(time.Now().Unix()) || !a.queue.offer(p, text()) {
-		limit.suppressed.Add(1)
-	}
-}
-
-// count counts a call, and logs it if it is the first of its source prefix.
-func (a *accessLog) count(u *unwelcome, o *policy.Origin, c *oncrpc.Call) {
-	call := tally.Call{Source: o.Source.Addr(), Procedure: c.Procedure, Program: subject(c)}
-	if u.table.Add(&call) && u.lines.allow(o.At/int64(time.Second)) &&
-		a.queue.offer(authWarning, line(o, call.Procedure, call.Program, u.suffix)) {
-		u.table.Told(call.Source)
-	}
-}
-
 // summarize tells of the calls of the time since the last summary.
 func (a *accessLog) summarize(since time.Duration) {
-	seconds := max(int64(math.Ceil(since.Seconds())), 1)
+	seconds := max(int64(since.Round(time.Second)/time.Second), 1)
 	a.sumUpPrefixes(&a.refused, seconds)
 	a.sumUpPrefixes(&a.limited, seconds)
 	if n := a.dropped.Swap(0); n > 0 {
@@ -143,63 +111,11 @@ func (a *accessLog) summarize(since time.Duration) {
 	a.sumUp(&a.allowed, authInfo, "connects")
 }
 
-// sumUpPrefixes logs a line for each source prefix that has called most, and one
-// for all others. What finds no room in the log is told of next time.
-func (a *accessLog) sumUpPrefixes(u *unwelcome, seconds int64) {
-	c := u.table.Drain()
-	others, rest := c.Prefixes, c.Rest.More()
-	for i := range c.Rows {
-		switch r := &c.Rows[i]; {
-		case r.More() == 0:
-		case i < summaryLines && a.queue.offer(authWarning, u.sum(r, seconds)):
-		default:
-			others++
-			rest += r.More()
-		}
+// put logs a line within the limit of its kind.
+func (a *accessLog) put(limit *lineLimit, p syslog.Priority, text func() string) {
+	if !limit.allow(time.Now().Unix()) || !a.queue.offer(p, text()) {
+		limit.suppressed.Add(1)
 	}
-	rest += u.untold
-	u.untold = 0
-	if rest > 0 && !a.queue.offer(authWarning, u.sumOthers(rest, others, seconds)) {
-		u.untold = rest
-	}
-}
-
-// sum words what more has come of one prefix.
-func (u *unwelcome) sum(r *tally.Row, seconds int64) string {
-	more := ""
-	if r.Told > 0 {
-		more = "more "
-	}
-	return fmt.Sprintf("%s in %v in the last %d s, last from %v to %s", u.number(r.More(), more), r.Prefix, seconds,
-		r.Last.Source, called(r.Last.Procedure, r.Last.Program))
-}
-
-// sumOthers words what has come of the prefixes that have no line. How many
-// those are is an estimate.
-func (u *unwelcome) sumOthers(calls, prefixes uint64, seconds int64) string {
-	from := "other networks"
-	if prefixes > 1 {
-		from = "about " + grouped(prefixes) + " other networks"
-	}
-	return fmt.Sprintf("%s in %s in the last %d s", u.number(calls, "more "), from, seconds)
-}
-
-// number words n of them: "1,234,567 more requests from unauthorized hosts".
-func (u *unwelcome) number(n uint64, more string) string {
-	what := u.many
-	if n == 1 {
-		what = u.one
-	}
-	return grouped(n) + " " + more + what
-}
-
-// grouped writes n with commas: 1,234,567.
-func grouped(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }
 
 // sumUp logs how many lines were suppressed, or keeps the number for next time.

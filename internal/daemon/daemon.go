@@ -258,12 +258,15 @@ func (d *daemon) serve(ctx context.Context) error {
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
 	d.access = newAccessLog(d.queue, d.LogConnections, d.Mapper.Rates)
-	workers.Go(func() { d.access.run(ctx) })
+	logging, endLogging := context.WithCancel(context.WithoutCancel(ctx)) // until the last call is counted
+	defer endLogging()
+	workers.Go(func() { d.access.run(logging) })
 
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
 	d.announce()
 	transport.NewServer(mapper, d.log).Serve(ctx, d.socks)
 	cancel()
+	endLogging()
 	workers.Wait()
 	return d.leave()
 }

@@ -114,9 +114,10 @@ func TestForgedFlood(t *testing.T) {
 		t.Errorf("memory grew by %d kB from %d kB", grown, before)
 	}
 	seconds := int(time.Since(begin)/time.Second) + 2
-	if err := p.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	endLog(t, p,
+		"requests from unauthorized hosts in 10.98.0.0/24 in the last ",
+		" s, last from 10.98.0.2 to null()\n",
+		" other networks in the last ")
 	lines, more := told(t, p.Log())
 	all := strings.Count(p.Log(), "\n")
 	if most := 10*seconds + 25*(seconds/10+1); lines == 0 || all > most {
@@ -124,15 +125,6 @@ func TestForgedFlood(t *testing.T) {
 	}
 	if lines+more != sent {
 		t.Errorf("%d lines and %d more, of %d calls", lines, more, sent)
-	}
-	for _, want := range []string{
-		"requests from unauthorized hosts in 10.98.0.0/24 in the last ",
-		" s, last from 10.98.0.2 to null()\n",
-		" other networks in the last ",
-	} {
-		if !strings.Contains(p.Log(), want) {
-			t.Errorf("log\n%s\nhas no %q", p.Log(), want)
-		}
 	}
 }
 
@@ -195,19 +187,11 @@ func TestRates(t *testing.T) {
 	if took := time.Since(begin); took < (more-rate-1)*time.Second/rate {
 		t.Errorf("%d calls over TCP were answered in %v", more, took)
 	}
-	if err := p.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
+	endLog(t, p,
 		"rpcward: warning: connect from 10.98.0.2 to null(): held back by the rate limit\n",
 		" more answers held back by the rate limit in 10.98.0.0/24 in the last ",
 		" more answers held back by the rate limit in fd98::/56 in the last ",
-		" more answers held back by the rate limit in 10.99.0.0/24 in the last ",
-	} {
-		if !strings.Contains(p.Log(), want) {
-			t.Errorf("log\n%s\nhas no %q", p.Log(), want)
-		}
-	}
+		" more answers held back by the rate limit in 10.99.0.0/24 in the last ")
 }
 
 // With --rate-log-only all are answered, and the log says what would not be.
@@ -219,17 +203,9 @@ func TestRateLogOnly(t *testing.T) {
 	if got := asked(t, n.Stranger, "10.98.0.1:111", calls); got != calls {
 		t.Errorf("%d answers of %d", got, calls)
 	}
-	if err := p.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
+	endLog(t, p,
 		"rpcward: warning: connect from 10.98.0.2 to null(): answered over the rate limit\n",
-		" more answers over the rate limit in 10.98.0.0/24 in the last ",
-	} {
-		if !strings.Contains(p.Log(), want) {
-			t.Errorf("log\n%s\nhas no %q", p.Log(), want)
-		}
-	}
+		" more answers over the rate limit in 10.98.0.0/24 in the last ")
 }
 
 // A flood of forged datagrams in the name of a network that is let in by default

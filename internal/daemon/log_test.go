@@ -144,6 +144,19 @@ func told(t *testing.T, log string) (lines, more int) {
 	return strings.Count(log, ": request from unauthorized host\n"), more
 }
 
+// endLog ends p, and checks that its log has each of the texts.
+func endLog(t *testing.T, p *lab.Process, texts ...string) {
+	t.Helper()
+	if err := p.Stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range texts {
+		if !strings.Contains(p.Log(), want) {
+			t.Errorf("log\n%s\nhas no %q", p.Log(), want)
+		}
+	}
+}
+
 // A flood of refused calls costs a few lines, and none is lost from the count.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
@@ -160,20 +173,12 @@ func TestLogFlood(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond) // until the last one is read
 	intervals := int(time.Since(begin)/(10*time.Second)) + 2
-	if err := p.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	endLog(t, p,
+		"rpcward: warning: connect from 10.98.0.2 to dump(): request from unauthorized host\n",
+		" more requests from unauthorized hosts in 10.98.0.0/24 in the last ", " s, last from 10.98.0.2 to dump()\n")
 	lines, more := told(t, p.Log())
 	if lines == 0 || lines > intervals || lines+more != flood {
 		t.Errorf("%d lines in at most %d intervals, and %d more, of %d calls\n%s", lines, intervals, more, flood, p.Log())
-	}
-	for _, want := range []string{
-		"rpcward: warning: connect from 10.98.0.2 to dump(): request from unauthorized host\n",
-		" more requests from unauthorized hosts in 10.98.0.0/24 in the last ", " s, last from 10.98.0.2 to dump()\n",
-	} {
-		if !strings.Contains(p.Log(), want) {
-			t.Errorf("log\n%s\nhas no %q", p.Log(), want)
-		}
 	}
 }
 
