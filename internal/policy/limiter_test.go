@@ -114,15 +114,15 @@ func TestLimiterIsAMapOfBuckets(t *testing.T) {
 	})
 }
 
-// TestLimiterGivesNobodyMore: with more prefixes than there are words, whatever
+// TestLimiterGivesNobodyMore: with more buckets than there are words, whatever
 // is answered is within the prefix's own bucket. Pushing a prefix out never
 // makes it fresh.
 func TestLimiterGivesNobodyMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		rates := Rates{Unlisted: 5, Listed: 8}
+		rates := Rates{Unlisted: 1, Listed: 2}
 		fast, slow := newLimiter(rates, 1), newBuckets(rates)
 		at := rapid.SampledFrom(starts).Draw(t, "start")
-		for i, c := range history(4*limiterWays).Draw(t, "calls") {
+		for i, c := range history(limiterWays).Draw(t, "calls") {
 			at += c.later
 			o := caller(c.prefix, at)
 			wait, ok := fast.Take(o, c.listed, c.patience)
@@ -135,6 +135,32 @@ func TestLimiterGivesNobodyMore(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLimiterFullSet: prefixes that take turns in pushing each other out get no
+// more together than there is in the buckets of their set, and none more than
+// its own.
+func TestLimiterFullSet(t *testing.T) {
+	const rate, prefixes, calls = 5, 20, 2000
+	l := newLimiter(Rates{Unlisted: rate}, 1)
+	all, answered := 0, [prefixes]int{}
+	for at := range int64(3) {
+		for i := range calls {
+			n := i % prefixes
+			if _, ok := l.Take(caller(n, at*second/rate), false, 0); ok {
+				answered[n]++
+				all++
+			}
+		}
+		if most := limiterWays * (rate + int(at)); all > most || all < most-limiterWays {
+			t.Errorf("%d answers after %d calls, want %d", all, calls*(at+1), most)
+		}
+		for n, got := range answered {
+			if got > rate+int(at) {
+				t.Errorf("prefix %d got %d answers, want at most %d", n, got, rate+at)
+			}
+		}
+	}
 }
 
 // TestLimiterUnderForgedFlood: one prefix is at its limit. However many others
