@@ -277,7 +277,7 @@ func (d *daemon) saveFirst(store registry.Store) error {
 	if store == nil {
 		return nil
 	}
-	return store.Save(d.reg.Snapshot())
+	return store.Save(nil, d.reg.Snapshot())
 }
 
 func (d *daemon) reloadOnHangup(ctx context.Context) {

@@ -184,7 +184,9 @@ func TestInsecure(t *testing.T) {
 // fullDisk is a Store that can't save.
 type fullDisk struct{}
 
-func (fullDisk) Save(*registry.Snapshot) error { return errors.New("no space left on device") }
+func (fullDisk) Save([]registry.Change, *registry.Snapshot) error {
+	return errors.New("no space left on device")
+}
 
 // TestNotSaved: what can't be saved is not done, and the observer is told.
 func TestNotSaved(t *testing.T) {

@@ -140,8 +140,8 @@ func (w *Worker) getAddrList(buf []byte) ([]byte, Outcome) {
 	buf = w.success(buf)
 	start, limit := len(buf), w.limit()
 	family := w.origin.NetID.Transport().Family
-	for reg := range w.snap.All() {
-		if reg.Program != m.Program || reg.Version != m.Version || reg.NetID.Transport().Family != family {
+	for reg := range w.snap.NetIDs(m.Program, m.Version) {
+		if reg.NetID.Transport().Family != family {
 			continue
 		}
 		buf = w.appendEntry(buf, reg, m.Addr)

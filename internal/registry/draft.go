@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"maps"
 	"slices"
 
 	"rpcward/rpcbind"
@@ -9,7 +8,7 @@ import (
 
 // MaxRegistrations bounds what is kept, so that nobody can fill the memory. At
 // the longest addresses that the port mapper accepts, all of them still fit in
-// the 64 MiB that a state file may have.
+// the file that keeps them.
 const MaxRegistrations = 1 << 18
 
 // Bounds for ordinary users, so that none takes the place of the others, nor
@@ -19,98 +18,111 @@ const (
 	maxPerOwner = 4096                 // of any owner but the superuser
 )
 
-// draft is the snapshot to come. Its own slices and maps are never shared with
-// a snapshot; the registrations are, and don't change.
+// draft is the snapshot to come.
 type draft struct {
-	list     []*Registration
-	exact    map[Key]*Registration
-	own      int            // how many of list are the port mapper's own
+	Snapshot
+	edition  uint64         // of the nodes that are in no published snapshot
+	next     Place          // for the next registration
 	owners   map[string]int // services of each owner but the superuser
 	ordinary int            // the sum of owners
 }
 
 // add appends a registration whose key is new.
-func (d *draft) add(reg *Registration) {
-	d.list = append(d.list, reg)
-	d.exact[reg.Key] = reg
-	if reg.Owner != Superuser {
-		d.owners[reg.Owner]++
-		d.ordinary++
+func (d *draft) add(reg Registration) *Registration {
+	r := &record{reg, d.next}
+	d.next++
+	var svc service
+	if old := d.services.get(r.service()); old != nil {
+		svc = *old
 	}
+	svc.add(d.edition, r)
+	d.services.put(d.edition, r.service(), svc)
+	d.order.put(d.edition, uint64(r.place), r)
+	d.len++
+	d.count(r.Owner, 1)
+	return &r.Registration
 }
 
-// forget undoes the bookkeeping of add.
-func (d *draft) forget(reg *Registration) {
-	delete(d.exact, reg.Key)
-	if reg.Owner == Superuser {
+// remove undoes add.
+func (d *draft) remove(r *record) {
+	svc := *d.services.get(r.service())
+	if svc.remove(d.edition, r); svc.last() == nil {
+		d.services.delete(d.edition, r.service())
+	} else {
+		d.services.put(d.edition, r.service(), svc)
+	}
+	d.order.delete(d.edition, uint64(r.place))
+	d.len--
+	d.count(r.Owner, -1)
+}
+
+// count notes that owner has n more.
+func (d *draft) count(owner string, n int) {
+	if owner == Superuser {
 		return
 	}
-	d.ordinary--
-	if d.owners[reg.Owner]--; d.owners[reg.Owner] == 0 {
-		delete(d.owners, reg.Owner)
+	d.ordinary += n
+	if d.owners[owner] += n; d.owners[owner] == 0 {
+		delete(d.owners, owner)
 	}
 }
 
 // full reports whether there is no room for another one of owner's.
 func (d *draft) full(owner string) bool {
-	return len(d.list) >= MaxRegistrations ||
+	return d.len >= MaxRegistrations ||
 		owner != Superuser && (d.ordinary >= maxOrdinary || d.owners[owner] >= maxPerOwner)
 }
 
 // set is Set, except for the saving.
-func (d *draft) set(reg Registration) (ok, changed bool) {
+func (d *draft) set(reg Registration) (ok bool, c Change) {
 	if reg.Program == rpcbind.Program {
-		return false, false
+		return false, c
 	}
-	if old := d.exact[reg.Key]; old != nil {
-		return old.Addr == reg.Addr, false
+	if old := d.Exact(reg.Key); old != nil {
+		return old.Addr == reg.Addr, c
 	}
 	if d.full(reg.Owner) {
-		return false, false
+		return false, c
 	}
-	d.add(&reg)
-	return true, true
+	return true, Change{Set: d.add(reg)}
 }
 
 // unset is Unset, except for the saving.
-func (d *draft) unset(matches func(*Registration) bool, owner string) (ok, changed bool) {
-	for _, reg := range d.list {
-		if !matches(reg) {
+func (d *draft) unset(program, version uint32, netids []rpcbind.NetID, owner string) (ok bool, c Change) {
+	var gone []*record
+	for r := range d.onNetIDs(program, version) {
+		if len(netids) > 0 && !slices.Contains(netids, r.NetID) {
 			continue
 		}
-		if reg.Program == rpcbind.Program || owner != Superuser && owner != reg.Owner {
-			return false, false
+		if program == rpcbind.Program || owner != Superuser && owner != r.Owner {
+			return false, c
 		}
-		changed = true
+		gone = append(gone, r)
 	}
-	if !changed {
-		return true, false
+	for _, r := range gone {
+		d.remove(r)
+		c.Unset = append(c.Unset, &r.Registration)
 	}
-	d.list = slices.DeleteFunc(d.list, func(reg *Registration) bool {
-		gone := matches(reg)
-		if gone {
-			d.forget(reg)
-		}
-		return gone
-	})
-	return true, true
+	return true, c
 }
 
 // snapshot returns d as it is now.
 func (d *draft) snapshot() *Snapshot {
-	return newSnapshot(slices.Clone(d.list), maps.Clone(d.exact), d.own)
+	s := d.Snapshot
+	d.edition++
+	return &s
 }
 
-// newDraft returns a draft that is s so far.
-func newDraft(s *Snapshot) draft {
-	d := draft{
-		own:    s.own,
-		list:   make([]*Registration, 0, s.Len()),
-		exact:  make(map[Key]*Registration, s.Len()),
-		owners: map[string]int{},
+// giveUp makes d what s is. The changes are those that d has and s has not.
+func (d *draft) giveUp(s *Snapshot, changes []Change) {
+	d.Snapshot = *s
+	d.edition++
+	for _, c := range changes {
+		if c.Set != nil {
+			d.count(c.Set.Owner, -1)
+		}
+		for _, reg := range c.Unset {
+			d.count(reg.Owner, 1)
+		}
 	}
-	for reg := range s.All() {
-		d.add(reg)
-	}
-	return d
 }

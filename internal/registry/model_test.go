@@ -62,6 +62,26 @@ func (m *model) lookup(k Key) *Registration {
 	return nil
 }
 
+func (m *model) netids(program, version uint32) []Registration {
+	var all []Registration
+	for _, reg := range m.list {
+		if reg.Program == program && reg.Version == version {
+			all = append(all, reg)
+		}
+	}
+	return all
+}
+
+// apply does what a Store is told.
+func (m *model) apply(c Change) {
+	if c.Set != nil {
+		m.list = append(m.list, *c.Set)
+	}
+	for _, gone := range c.Unset {
+		m.list = slices.DeleteFunc(m.list, func(reg Registration) bool { return reg.Key == gone.Key })
+	}
+}
+
 func (m *model) versions(program uint32, n rpcbind.NetID) (low, high uint32, ok bool) {
 	var all []uint32
 	for _, reg := range m.list {

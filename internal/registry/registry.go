@@ -17,7 +17,6 @@
 package registry
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -30,12 +29,20 @@ const (
 	Unknown   = "unknown"   // came over IP, where the kernel does not tell
 )
 
-// Store keeps snapshots where a crash does not reach them.
+// Change is what one call did, SET or UNSET: one of the fields is empty.
+type Change struct {
+	Set   *Registration   // what was registered
+	Unset []*Registration // what was removed, of one program's version
+}
+
+// Store keeps registrations where a crash does not reach them.
 type Store interface {
-	// Save returns nil when s will survive a crash. After an error, either s or
-	// what was saved before does. One call may stand for many changes. Calls do
+	// Save returns nil when s will survive a crash. The changes are those that
+	// make s of what was saved before, in their order: none, the first time,
+	// or what many calls did. After an error, either s or what was saved before
+	// survives, and the next snapshot is made of what was saved before. Calls do
 	// not overlap.
-	Save(s *Snapshot) error
+	Save(changes []Change, s *Snapshot) error
 }
 
 // Registry is the current snapshot, and the way to the next one.
@@ -50,27 +57,28 @@ type Registry struct {
 	open   *batch    // later ones, or nil
 }
 
-// batch is a set of changes that are saved together.
+// batch is a number of changes that are saved together.
 type batch struct {
-	done bool
-	err  error
+	changes []Change
+	done    bool
+	err     error
 }
 
 // New returns a registry of the port mapper's own registrations and those that
 // were saved; of several with one key the first counts. A nil store saves
 // nothing.
 func New(own, saved []Registration, store Store) *Registry {
-	r := &Registry{store: store, draft: newDraft(new(Snapshot))}
+	r := &Registry{store: store, draft: draft{owners: map[string]int{}}}
 	r.ended.L = &r.mu
 	for _, reg := range own {
-		if reg.Program == rpcbind.Program && r.draft.exact[reg.Key] == nil {
-			r.draft.add(&reg)
+		if reg.Program == rpcbind.Program && r.draft.Exact(reg.Key) == nil {
+			r.draft.add(reg)
 		}
 	}
-	r.draft.own = len(r.draft.list)
+	r.draft.own = r.draft.next
 	for _, reg := range saved {
-		if reg.Program != rpcbind.Program && r.draft.exact[reg.Key] == nil {
-			r.draft.add(&reg)
+		if reg.Program != rpcbind.Program && r.draft.Exact(reg.Key) == nil {
+			r.draft.add(reg)
 		}
 	}
 	r.current.Store(r.draft.snapshot())
@@ -86,27 +94,26 @@ func (r *Registry) Snapshot() *Snapshot { return r.current.Load() }
 // mapper's own program, or if there are too many. If it is registered already,
 // the owner stays. An error means that it could not be saved.
 func (r *Registry) Set(reg Registration) (bool, error) {
-	return r.change(func(d *draft) (ok, changed bool) { return d.set(reg) })
+	return r.change(func(d *draft) (bool, Change) { return d.set(reg) })
 }
 
 // Unset removes the registrations of a program's version on the given netids,
 // none meaning all netids, and reports whether none is left, and that saved.
 // If one of them is not owner's to remove, nothing is removed.
 func (r *Registry) Unset(program, version uint32, netids []rpcbind.NetID, owner string) (bool, error) {
-	matches := func(reg *Registration) bool {
-		return reg.Program == program && reg.Version == version &&
-			(len(netids) == 0 || slices.Contains(netids, reg.NetID))
-	}
-	return r.change(func(d *draft) (ok, changed bool) { return d.unset(matches, owner) })
+	return r.change(func(d *draft) (bool, Change) { return d.unset(program, version, netids, owner) })
 }
 
 // change applies a change to the draft and waits until that is published.
-func (r *Registry) change(apply func(*draft) (ok, changed bool)) (bool, error) {
+func (r *Registry) change(apply func(*draft) (bool, Change)) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ok, changed := apply(&r.draft)
-	if changed && r.open == nil {
-		r.open = new(batch)
+	ok, c := apply(&r.draft)
+	if c.Set != nil || c.Unset != nil {
+		if r.open == nil {
+			r.open = new(batch)
+		}
+		r.open.changes = append(r.open.changes, c)
 	}
 	err := r.settle()
 	return ok && err == nil, err
@@ -140,7 +147,7 @@ func (r *Registry) save() {
 	var err error
 	if r.store != nil {
 		r.mu.Unlock()
-		err = r.store.Save(s)
+		err = r.store.Save(r.saving.changes, s)
 		r.mu.Lock()
 	}
 	b := r.saving
@@ -149,16 +156,17 @@ func (r *Registry) save() {
 	if err == nil {
 		r.current.Store(s)
 	} else {
-		r.giveUp(err)
+		r.giveUp(b)
 	}
 	r.ended.Broadcast()
 }
 
 // giveUp drops what could not be saved, and what came after it and rests on it.
-func (r *Registry) giveUp(err error) {
+func (r *Registry) giveUp(b *batch) {
+	r.draft.giveUp(r.current.Load(), b.changes)
 	if r.open != nil {
-		r.open.done, r.open.err = true, err
+		r.draft.giveUp(r.current.Load(), r.open.changes)
+		r.open.done, r.open.err = true, b.err
 		r.open = nil
 	}
-	r.draft = newDraft(r.current.Load())
 }

@@ -40,13 +40,14 @@ func reg(program, version uint32, n rpcbind.NetID, port uint16, owner string) Re
 type flakyStore struct {
 	fail  func() bool
 	saved atomic.Pointer[Snapshot]
+	kept  model // what the changes that were saved make
 	saves atomic.Int64
 	busy  atomic.Bool
 }
 
 var errDisk = errors.New("the disk is dying")
 
-func (s *flakyStore) Save(snap *Snapshot) error {
+func (s *flakyStore) Save(changes []Change, snap *Snapshot) error {
 	if s.busy.Swap(true) {
 		panic("two saves overlap")
 	}
@@ -55,6 +56,9 @@ func (s *flakyStore) Save(snap *Snapshot) error {
 	if s.fail != nil && s.fail() {
 		return errDisk
 	}
+	for _, c := range changes {
+		s.kept.apply(c)
+	}
 	s.saved.Store(snap)
 	return nil
 }
@@ -62,7 +66,7 @@ func (s *flakyStore) Save(snap *Snapshot) error {
 // Few programs, versions, netids and owners, so that they meet often.
 var (
 	programs = rapid.SampledFrom([]uint32{rpcbind.Program, 100003, 100005, 1 << 30})
-	vers     = rapid.Uint32Range(1, 4)
+	vers     = rapid.Uint32Range(1, 6)
 	netids   = rapid.SampledFrom([]rpcbind.NetID{rpcbind.TCP, rpcbind.UDP, rpcbind.TCP6, rpcbind.Local})
 	owners   = rapid.SampledFrom([]string{Superuser, Unknown, "1000", "1001"})
 	ports    = rapid.Uint16Range(1, 3)
@@ -83,6 +87,14 @@ var calls = rapid.Custom(func(t *rapid.T) call {
 	}
 })
 
+// crowd are calls about the many versions of one program.
+var crowd = rapid.Custom(func(t *rapid.T) call {
+	return call{
+		isSet: rapid.IntRange(0, 3).Draw(t, "set if > 0") > 0,
+		reg:   reg(100003, vers.Draw(t, "version"), rapid.SampledFrom([]rpcbind.NetID{rpcbind.TCP, rpcbind.UDP}).Draw(t, "netid"), 1, Superuser),
+	}
+})
+
 func (c call) do(r *Registry) (bool, error) {
 	if c.isSet {
 		return r.Set(c.reg)
@@ -99,16 +111,23 @@ func (c call) doModel(m *model) bool {
 
 // One call after the other, with a store that fails now and then.
 func TestModel(t *testing.T) {
+	t.Run("any", func(t *testing.T) { checkModel(t, calls) })
+	t.Run("crowd", func(t *testing.T) { checkModel(t, crowd) })
+}
+
+func checkModel(t *testing.T, calls *rapid.Generator[call]) {
 	rapid.Check(t, func(t *rapid.T) {
 		failing := false
 		store := &flakyStore{fail: func() bool { return failing }}
 		m := &model{list: slices.Clone(own)}
 		r := New(own, nil, store)
+		old := map[*Snapshot]model{} // snapshots that somebody still reads
 		t.Repeat(map[string]func(*rapid.T){
 			"change": func(t *rapid.T) {
 				c := calls.Draw(t, "call")
 				failing = rapid.IntRange(0, 4).Draw(t, "fails if 0") == 0
 				before := model{list: slices.Clone(m.list)}
+				old[r.Snapshot()] = before
 				want := c.doModel(m)
 				store.saves.Store(0)
 				got, err := c.do(r)
@@ -121,7 +140,17 @@ func TestModel(t *testing.T) {
 					t.Fatalf("%+v: %v, %v, want %v", c, got, err, want)
 				}
 			},
-			"": func(t *rapid.T) { sameAsModel(t, r.Snapshot(), m) },
+			"read an old snapshot": func(t *rapid.T) {
+				for s, m := range old { // any of them
+					sameAsModel(t, s, &m)
+					break
+				}
+			},
+			"": func(t *rapid.T) {
+				sameAsModel(t, r.Snapshot(), m)
+				sameChanges(t, store, m)
+				sameCounts(t, &r.draft)
+			},
 		})
 	})
 }
@@ -137,6 +166,23 @@ func sameAsModel(t *rapid.T, s *Snapshot, m *model) {
 	if services := slices.Collect(s.Services()); len(services) != len(m.list)-len(own) {
 		t.Fatalf("%d services of %d registrations", len(services), len(m.list))
 	}
+	var place Place
+	var parts []Registration
+	for from := Place(0); ; from = place {
+		n := len(parts)
+		for next, reg := range s.From(from) {
+			parts, place = append(parts, *reg), next
+			if len(parts)-n == 2 {
+				break
+			}
+		}
+		if len(parts) == n {
+			break
+		}
+	}
+	if d := cmp.Diff(m.list, parts, compare); d != "" {
+		t.Fatalf("list in parts (-model +registry):\n%s", d)
+	}
 	k := Key{programs.Draw(t, "program"), vers.Draw(t, "version"), netids.Draw(t, "netid")}
 	if d := cmp.Diff(m.exact(k), s.Exact(k), compare); d != "" {
 		t.Fatalf("Exact(%v) (-model +registry):\n%s", k, d)
@@ -144,10 +190,38 @@ func sameAsModel(t *rapid.T, s *Snapshot, m *model) {
 	if d := cmp.Diff(m.lookup(k), s.Lookup(k), compare); d != "" {
 		t.Fatalf("Lookup(%v) (-model +registry):\n%s", k, d)
 	}
+	var onNetIDs []Registration
+	for reg := range s.NetIDs(k.Program, k.Version) {
+		onNetIDs = append(onNetIDs, *reg)
+	}
+	if d := cmp.Diff(m.netids(k.Program, k.Version), onNetIDs, compare); d != "" {
+		t.Fatalf("NetIDs(%v) (-model +registry):\n%s", k, d)
+	}
 	low, high, ok := s.Versions(k.Program, k.NetID)
 	wantLow, wantHigh, wantOK := m.versions(k.Program, k.NetID)
 	if low != wantLow || high != wantHigh || ok != wantOK {
 		t.Fatalf("Versions(%v) = %d, %d, %v, want %d, %d, %v", k, low, high, ok, wantLow, wantHigh, wantOK)
+	}
+}
+
+// sameChanges compares what the store was told with m.
+func sameChanges(t *rapid.T, s *flakyStore, m *model) {
+	if d := cmp.Diff(m.list[len(own):], s.kept.list, compare); d != "" {
+		t.Fatalf("what the changes make (-model +store):\n%s", d)
+	}
+}
+
+// sameCounts compares how much the owners have with what is there.
+func sameCounts(t *rapid.T, d *draft) {
+	want, sum := map[string]int{}, 0
+	for reg := range d.All() {
+		if reg.Owner != Superuser {
+			want[reg.Owner]++
+			sum++
+		}
+	}
+	if diff := cmp.Diff(want, d.owners); diff != "" || d.ordinary != sum {
+		t.Fatalf("%d of ordinary users, want %d; by owner (-want +got):\n%s", d.ordinary, sum, diff)
 	}
 }
 
@@ -175,7 +249,7 @@ func TestConcurrentModel(t *testing.T) {
 			wg.Go(func() {
 				for _, c := range plan {
 					o := &outcome{call: c}
-					o.ok, o.err = r.change(func(d *draft) (bool, bool) {
+					o.ok, o.err = r.change(func(d *draft) (bool, Change) {
 						order = append(order, o)
 						return c.apply(d)
 					})
@@ -197,17 +271,15 @@ func TestConcurrentModel(t *testing.T) {
 		if s := store.saved.Load(); s != nil && s != r.Snapshot() {
 			t.Fatal("what is published is not what was saved last")
 		}
+		sameChanges(t, store, m)
 	})
 }
 
-func (c call) apply(d *draft) (ok, changed bool) {
+func (c call) apply(d *draft) (bool, Change) {
 	if c.isSet {
 		return d.set(c.reg)
 	}
-	return d.unset(func(reg *Registration) bool {
-		return reg.Program == c.reg.Program && reg.Version == c.reg.Version &&
-			(len(c.netids) == 0 || slices.Contains(c.netids, reg.NetID))
-	}, c.reg.Owner)
+	return d.unset(c.reg.Program, c.reg.Version, c.netids, c.reg.Owner)
 }
 
 // What is answered TRUE is saved, at that moment.
@@ -240,7 +312,7 @@ type slowStore struct {
 	end   chan error
 }
 
-func (s *slowStore) Save(snap *Snapshot) error {
+func (s *slowStore) Save(_ []Change, snap *Snapshot) error {
 	s.began <- snap
 	return <-s.end
 }
@@ -478,41 +550,12 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 		s.Versions(7, rpcbind.TCP)
 		for range s.All() {
 		}
+		for range s.From(1) {
+		}
+		for range s.NetIDs(7, 1) {
+		}
 	})
 	if n != 0 {
 		t.Errorf("%v allocations, want 0", n)
-	}
-}
-
-func filled(n uint32) *Registry {
-	var saved []Registration
-	for i := range n {
-		saved = append(saved, reg(1000000+i, 1, rpcbind.TCP, 10, Superuser))
-	}
-	return New(own, saved, nil)
-}
-
-func BenchmarkLookup(b *testing.B) {
-	for _, n := range []uint32{10, 1000, 100000} {
-		b.Run(strconv.Itoa(int(n)), func(b *testing.B) {
-			s := filled(n).Snapshot()
-			i := uint32(0)
-			for b.Loop() {
-				i++
-				s.Lookup(Key{1000000 + i%n, 1 + i&1, rpcbind.TCP})
-			}
-		})
-	}
-}
-
-func BenchmarkSetUnset(b *testing.B) {
-	for _, n := range []uint32{10, 1000, 100000} {
-		b.Run(strconv.Itoa(int(n)), func(b *testing.B) {
-			r := filled(n)
-			for b.Loop() {
-				r.Set(reg(7, 1, rpcbind.TCP, 10, Superuser))
-				r.Unset(7, 1, nil, Superuser)
-			}
-		})
 	}
 }

@@ -178,7 +178,7 @@ func dropAndSave(own, imports, id string) error {
 		return err
 	}
 	s := snapshot(append(l.Registrations, ports(uint16(uid))...)...)
-	return errors.Join(d.Save(s), d.Export(s), d.Close())
+	return errors.Join(d.Save(nil, s), d.Export(s), d.Close())
 }
 
 // The folders go on working when root's rights are given up, and the next
@@ -381,7 +381,7 @@ func TestPutBackLater(t *testing.T) {
 		p := &place{t: t, own: "/run/small"}
 		d := p.open()
 		defer d.Close()
-		if err := errors.Join(d.Save(snapshot(ports(1)...)), d.save(snapshot(ports(2)...), false)); err != nil {
+		if err := errors.Join(d.Save(nil, snapshot(ports(1)...)), d.save(snapshot(ports(2)...), false)); err != nil {
 			return err
 		}
 		d.ahead = true
@@ -389,7 +389,7 @@ func TestPutBackLater(t *testing.T) {
 		for n := range uint16(2000) {
 			many = append(many, 1+n)
 		}
-		if err := d.Save(snapshot(ports(many...)...)); !errors.Is(err, unix.ENOSPC) {
+		if err := d.Save(nil, snapshot(ports(many...)...)); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("saved on a full disk: %v", err)
 		}
 		if got := p.onDisk(); !slices.Equal(got, []uint16{1}) || d.ahead {

@@ -280,7 +280,7 @@ func (d *Dir) setAside(f *folder, name string, why error) error {
 // the strength of that must survive, also if the new file was there already
 // when the disk failed. The first snapshot counts as saved, since it is what the
 // process begins with.
-func (d *Dir) Save(s *registry.Snapshot) error {
+func (d *Dir) Save(_ []registry.Change, s *registry.Snapshot) error {
 	if d.saved == nil {
 		d.saved = s
 	}

@@ -87,7 +87,7 @@ func (p *place) ward(port uint16, end func(*Dir, *registry.Snapshot)) {
 	defer d.Close()
 	regs := p.load(d).Registrations
 	for _, r := range [][]registry.Registration{regs, append(regs, ports(port)...)} {
-		if err := d.Save(snapshot(r...)); err != nil {
+		if err := d.Save(nil, snapshot(r...)); err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -333,7 +333,7 @@ func (p *place) savedAndDone(d *Dir, l Loaded) {
 	if filepath.Base(l.Source) == rpcbindFile && !slices.ContainsFunc(before, named(rpcbindFile)) {
 		p.t.Error("rpcbind.xdr is gone before our state is saved")
 	}
-	if err := d.Save(snapshot(l.Registrations...)); err != nil {
+	if err := d.Save(nil, snapshot(l.Registrations...)); err != nil {
 		p.t.Fatal(err)
 	}
 	after, _ := os.ReadDir(p.rpcbind)
@@ -419,7 +419,7 @@ func TestBadFiles(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if err := d.Save(snapshot(ports(11)...)); err != nil {
+				if err := d.Save(nil, snapshot(ports(11)...)); err != nil {
 					t.Fatal(err)
 				}
 				d.Close()
@@ -466,7 +466,7 @@ func TestUnfitIsKept(t *testing.T) {
 		if got := portsOf(l.Registrations); !slices.Equal(got, []uint16{1}) {
 			t.Errorf("taken over: %v", got)
 		}
-		if err := d.Save(snapshot(l.Registrations...)); err != nil {
+		if err := d.Save(nil, snapshot(l.Registrations...)); err != nil {
 			t.Fatal(err)
 		}
 		if n == 2 { // also where nothing could be saved before the end
@@ -568,7 +568,7 @@ func TestImportFolderIsOptional(t *testing.T) {
 			if notes := strings.Join(p.load(d).Notes, "\n"); !strings.Contains(notes, tt.note) || (notes == "") != (tt.note == "") {
 				t.Errorf("notes %q, want %q", notes, tt.note)
 			}
-			if err := errors.Join(d.Save(snapshot(ports(1)...)), d.Export(snapshot(ports(1)...))); err != nil {
+			if err := errors.Join(d.Save(nil, snapshot(ports(1)...)), d.Export(snapshot(ports(1)...))); err != nil {
 				t.Error(err)
 			}
 			_, err := os.Lstat(filepath.Join(p.rpcbind, rpcbindFile))
