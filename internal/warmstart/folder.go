@@ -19,8 +19,9 @@ const lockFile = stateFile + ".lock"
 // writableByOthers are the permissions that no folder or file of ours may have.
 const writableByOthers fs.FileMode = 0o022
 
-// maxFile is the longest file in bytes that is read or written.
-const maxFile = 64 << 20
+// maxFile is the longest file in bytes that is read or written. Our own has at
+// most 45 MiB when it is written anew, and twice that before it is again.
+const maxFile = 128 << 20
 
 // folder is an open folder that strangers can't change. All access is relative
 // to the open descriptor, so that neither a renamed folder nor a symbolic link
@@ -228,8 +229,8 @@ func (f *folder) id(name string) fileID {
 	return idOf(info)
 }
 
-// read reads a file that must be a plain one of somebody we trust.
-func (f *folder) read(name string) ([]byte, fileID, error) {
+// open opens a file to read it, which must be a plain one of somebody we trust.
+func (f *folder) open(name string) (*os.File, fileID, error) {
 	link, err := f.root.Lstat(name)
 	if err != nil {
 		return nil, fileID{}, err
@@ -241,16 +242,26 @@ func (f *folder) read(name string) ([]byte, fileID, error) {
 	if err != nil {
 		return nil, fileID{}, err
 	}
-	defer file.Close()
 	info, err := file.Stat()
+	if err == nil {
+		err = f.believable(link, info)
+	}
 	if err != nil {
+		file.Close()
 		return nil, fileID{}, err
 	}
-	if err := f.believable(link, info); err != nil {
-		return nil, fileID{}, err
+	return file, idOf(info), nil
+}
+
+// read reads a file that open opens.
+func (f *folder) read(name string) ([]byte, fileID, error) {
+	file, id, err := f.open(name)
+	if err != nil {
+		return nil, id, err
 	}
+	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxFile))
-	return data, idOf(info), err
+	return data, id, err
 }
 
 func (f *folder) believable(link, info fs.FileInfo) error {
@@ -276,13 +287,9 @@ func (f *folder) create(name string) (*os.File, error) {
 	return f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// errUnflushed says that a file has its new content, but that a power failure
-// may bring the old one back.
-var errUnflushed = errors.New("flushing the folder")
-
 // replace writes a file anew. Whatever happens on the way, the old one or the
 // new one is there, complete; without an error the new one, even if the power
-// fails now. With errUnflushed it is the new one while the power stays.
+// fails now.
 func (f *folder) replace(name string, data []byte) error {
 	if len(data) > maxFile {
 		return fmt.Errorf("%s would have %d bytes, more than %d", name, len(data), maxFile)
@@ -298,7 +305,7 @@ func (f *folder) replace(name string, data []byte) error {
 	}
 	// Some file systems flush no folders, and say so.
 	if err := f.dir.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%w: %w", errUnflushed, err)
+		return err
 	}
 	return nil
 }
@@ -320,10 +327,28 @@ func (f *folder) write(name string, data []byte) error {
 // setAside renames a file to its name with a reason and the first number that
 // is free, and returns the new name.
 func (f *folder) setAside(name, reason string) (string, error) {
+	to, err := f.freeName(name, reason)
+	if err != nil {
+		return to, err
+	}
+	return to, f.root.Rename(name, to)
+}
+
+// keep gives a file such a name in addition to its own, so that what replaces
+// it under that one does not destroy it.
+func (f *folder) keep(name, reason string) (string, error) {
+	to, err := f.freeName(name, reason)
+	if err != nil {
+		return to, err
+	}
+	return to, f.root.Link(name, to)
+}
+
+func (f *folder) freeName(name, reason string) (string, error) {
 	for n := 1; ; n++ {
 		to := fmt.Sprintf("%s.%s-%d", name, reason, n)
 		if _, err := f.root.Lstat(to); errors.Is(err, fs.ErrNotExist) {
-			return to, f.root.Rename(name, to)
+			return to, nil
 		} else if err != nil {
 			return to, err
 		}

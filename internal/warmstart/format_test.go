@@ -1,6 +1,7 @@
 package warmstart
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,6 +46,49 @@ func services(s *registry.Snapshot) []registry.Registration {
 	return list
 }
 
+// appendVersion1 writes a file as the first version of the format was.
+func appendVersion1(b []byte, st *state, s *registry.Snapshot) []byte {
+	start := len(b)
+	b = append(b, version1Magic...)
+	b = xdr.AppendString(b, st.boot)
+	b = xdr.AppendBool(b, st.exported)
+	for _, id := range st.seen {
+		for _, v := range []uint64{id.Inode, id.Size, id.ModTime} {
+			b = binary.BigEndian.AppendUint64(b, v)
+		}
+	}
+	count := uint32(0)
+	for r := range s.Services() {
+		b = append(b, item(r.Program, r.Version, r.NetID.String(), r.Addr, r.Owner)...)
+		count++
+	}
+	b = xdr.AppendUint32(xdr.AppendBool(b, false), count)
+	return xdr.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// fileOf writes a file of batches of changes.
+func fileOf(st *state, batches ...[]registry.Change) []byte {
+	b, seed := appendHead(nil, [identitySize]byte{1, 2, 3}, st)
+	j := journal{seed: seed}
+	for _, changes := range batches {
+		var err error
+		if b, err = j.appendBatch(b, changes); err != nil {
+			panic(err)
+		}
+		j.next += uint32(len(changes))
+	}
+	return b
+}
+
+// sets are the changes that register services.
+func sets(services ...registry.Registration) []registry.Change {
+	var changes []registry.Change
+	for _, r := range services {
+		changes = append(changes, registry.Change{Set: &r})
+	}
+	return changes
+}
+
 // anyService draws what can be registered.
 var anyService = rapid.Custom(func(t *rapid.T) registry.Registration {
 	n := rapid.SampledFrom([]rpcbind.NetID{
@@ -79,15 +123,17 @@ func TestRoundTrip(t *testing.T) {
 			exported: rapid.Bool().Draw(t, "exported"),
 			seen:     [2]fileID{{rapid.Uint64().Draw(t, "inode"), 2, 3}, {4, 5, rapid.Uint64().Draw(t, "time")}},
 		}
-		got, err := decodeState(appendState(nil, &st, s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(want, got.services.fit, compare); d != "" {
-			t.Fatalf("our format (-want +got):\n%s", d)
-		}
-		if got.boot != st.boot || got.exported != st.exported || got.seen != st.seen {
-			t.Fatalf("head of our format: %+v, want %+v", got, st)
+		for name, file := range map[string][]byte{"our format": fileOf(&st, sets(want...)), "the first version": appendVersion1(nil, &st, s)} {
+			got, err := readState(bytes.NewReader(file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want, got.services.fit, compare); d != "" {
+				t.Fatalf("%s (-want +got):\n%s", name, d)
+			}
+			if got.boot != st.boot || got.exported != st.exported || got.seen != st.seen || got.lost > 0 || got.services.unfit > 0 {
+				t.Fatalf("head of %s: %+v, want %+v", name, got, st)
+			}
 		}
 
 		list, err := decodeRpcbind(appendRpcbind(nil, s))
@@ -213,61 +259,61 @@ func TestMostRegistrations(t *testing.T) {
 	}
 }
 
-// No cut, no flipped bit and nothing appended passes for a state.
-func TestDamagedState(t *testing.T) {
-	data := appendState(nil, &state{boot: "b"}, snapshot(at(100003, 3, rpcbind.TCP, "0.0.0.0.8.1", "1000")))
-	if _, err := decodeState(data); err != nil {
+// No cut, no flipped bit and nothing appended passes for a file of version 1.
+func TestDamagedVersion1(t *testing.T) {
+	data := appendVersion1(nil, &state{boot: "b"}, snapshot(at(100003, 3, rpcbind.TCP, "0.0.0.0.8.1", "1000")))
+	if _, err := decodeVersion1(data); err != nil {
 		t.Fatal(err)
 	}
 	for n := range data {
-		if _, err := decodeState(data[:n]); err == nil {
+		if _, err := decodeVersion1(data[:n]); err == nil {
 			t.Errorf("the first %d of %d bytes pass", n, len(data))
 		}
 	}
 	for bit := range 8 * len(data) {
 		flipped := slices.Clone(data)
 		flipped[bit/8] ^= 1 << (bit % 8)
-		if _, err := decodeState(flipped); err == nil {
+		if _, err := decodeVersion1(flipped); err == nil {
 			t.Errorf("passes with bit %d flipped", bit)
 		}
 	}
-	if _, err := decodeState(append(slices.Clone(data), data...)); err == nil {
+	if _, err := decodeVersion1(append(slices.Clone(data), data...)); err == nil {
 		t.Error("twice the file passes")
 	}
 }
 
 // A right checksum over what no program of ours writes.
-func TestForgedState(t *testing.T) {
+func TestForgedVersion1(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		body string
 		want error
 	}{
-		{"other version", "rpcward registrations 2\n", errMagic},
+		{"other version", "rpcward registrations 3\n", errMagic},
 		{"nothing", "", errMagic},
-		{"no content", stateMagic, errFormat},
-		{"long boot id", stateMagic + "\x00\x00\x00\x44" + strings.Repeat("b", 0x44) + strings.Repeat("\x00", 64), errFormat},
-		{"wrong count", stateMagic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x01", errFormat},
-		{"right count", stateMagic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x00", nil},
-		{"bytes behind", stateMagic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x00more", errFormat},
+		{"no content", version1Magic, errFormat},
+		{"long boot id", version1Magic + "\x00\x00\x00\x44" + strings.Repeat("b", 0x44) + strings.Repeat("\x00", 64), errFormat},
+		{"wrong count", version1Magic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x01", errFormat},
+		{"right count", version1Magic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x00", nil},
+		{"bytes behind", version1Magic + strings.Repeat("\x00", 4+4+48+4) + "\x00\x00\x00\x00more", errFormat},
 	} {
 		b := binary.BigEndian.AppendUint32([]byte(tt.body), crc32.Checksum([]byte(tt.body), castagnoli))
-		if _, err := decodeState(b); !errors.Is(err, tt.want) {
+		if _, err := decodeVersion1(b); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
 	}
 }
 
-// FuzzState mutates what the checksum protects, and sets that right.
-func FuzzState(f *testing.F) {
-	full := appendState(nil, &state{boot: "b", exported: true}, snapshot(at(100003, 3, rpcbind.TCP, "0.0.0.0.8.1", "1000")))
-	f.Add(full[len(stateMagic) : len(full)-4])
+// FuzzVersion1 mutates what the checksum protects, and sets that right.
+func FuzzVersion1(f *testing.F) {
+	full := appendVersion1(nil, &state{boot: "b", exported: true}, snapshot(at(100003, 3, rpcbind.TCP, "0.0.0.0.8.1", "1000")))
+	f.Add(full[len(version1Magic) : len(full)-4])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		decodeState(body) // as it is: it must not do harm
-		data := append([]byte(stateMagic), body...)
+		decodeVersion1(body) // as it is: it must not do harm
+		data := append([]byte(version1Magic), body...)
 		data = binary.BigEndian.AppendUint32(data, crc32.Checksum(data, castagnoli))
-		st, err := decodeState(data)
+		st, err := decodeVersion1(data)
 		if err != nil {
 			return
 		}
@@ -275,7 +321,7 @@ func FuzzState(f *testing.F) {
 			t.Errorf("%d services from %d bytes", len(st.services.fit), len(body))
 		}
 		s := snapshot(st.services.fit...)
-		again, err := decodeState(appendState(nil, &st, s))
+		again, err := decodeVersion1(appendVersion1(nil, &st, s))
 		if d := cmp.Diff(services(s), again.services.fit, compare); d != "" || err != nil || again.seen != st.seen {
 			t.Errorf("read again: %v (-first +second):\n%s", err, d)
 		}

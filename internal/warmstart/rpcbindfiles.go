@@ -17,9 +17,15 @@ import (
 // appendRpcbind writes rpcbind.xdr: version 3's list, RFC 1833, Section 2.1 (rpcblist).
 func appendRpcbind(b []byte, s *registry.Snapshot) []byte {
 	for r := range s.All() {
-		b = appendRegistration(b, r)
+		b = appendRegistration(rpcbind.AppendMore(b, true), r)
 	}
 	return rpcbind.AppendMore(b, false)
+}
+
+func appendRegistration(b []byte, r *registry.Registration) []byte {
+	return rpcbind.AppendRPCB(b, &rpcbind.RPCB[string]{
+		Program: r.Program, Version: r.Version, NetID: r.NetID.String(), Addr: r.Addr, Owner: r.Owner,
+	})
 }
 
 // appendPortmap writes portmap.xdr: version 2's list, RFC 1833, Section 3.1 (pmaplist).
@@ -64,16 +70,23 @@ type registrations struct {
 // maxWhy bounds what is said about a file that makes no sense.
 const maxWhy = 10
 
+var errTooMany = fmt.Errorf("there are more than %d", registry.MaxRegistrations)
+
 func (l *registrations) add(reg registry.Registration, err error) {
 	if err == nil && len(l.fit) >= registry.MaxRegistrations {
-		err = fmt.Errorf("there are more than %d", registry.MaxRegistrations)
+		err = errTooMany
 	}
-	if err == nil {
-		l.fit = append(l.fit, reg)
+	if err != nil {
+		l.reject(reg.Key, err)
 		return
 	}
+	l.fit = append(l.fit, reg)
+}
+
+// reject notes that k can't be registered.
+func (l *registrations) reject(k registry.Key, err error) {
 	if l.unfit++; l.unfit <= maxWhy {
-		l.why = append(l.why, fmt.Sprintf("program %d version %d: %v", reg.Program, reg.Version, err))
+		l.why = append(l.why, fmt.Sprintf("program %d version %d: %v", k.Program, k.Version, err))
 	}
 }
 
@@ -82,25 +95,29 @@ func (l *registrations) add(reg registry.Registration, err error) {
 func readRegistrations(r *xdr.Reader) registrations {
 	var list registrations
 	for r.Bool() {
-		m := rpcbind.ReadRPCB(r)
+		reg, err := readRegistration(r)
 		if r.Err() != nil {
 			break
 		}
-		if m.Program == rpcbind.Program {
-			continue
+		if reg.Program != rpcbind.Program {
+			list.add(reg, err)
 		}
-		reg := registry.Registration{
-			Key:   registry.Key{Program: m.Program, Version: m.Version, NetID: rpcbind.ParseNetIDBytes(m.NetID)},
-			Addr:  string(m.Addr),
-			Owner: owner(string(m.Owner)),
-		}
-		err := checkAddr(&reg)
-		if reg.NetID == rpcbind.NoNetID {
-			err = fmt.Errorf("no netid is called %.40q", m.NetID)
-		}
-		list.add(reg, err)
 	}
 	return list
+}
+
+// readRegistration reads an rpcb. An error says why it can't be registered.
+func readRegistration(r *xdr.Reader) (registry.Registration, error) {
+	m := rpcbind.ReadRPCB(r)
+	reg := registry.Registration{
+		Key:   registry.Key{Program: m.Program, Version: m.Version, NetID: rpcbind.ParseNetIDBytes(m.NetID)},
+		Addr:  string(m.Addr),
+		Owner: owner(string(m.Owner)),
+	}
+	if reg.NetID == rpcbind.NoNetID {
+		return reg, fmt.Errorf("no netid is called %.40q", m.NetID)
+	}
+	return reg, checkAddr(&reg)
 }
 
 // readMappings reads a pmaplist, which is all that is left when rpcbind.xdr is

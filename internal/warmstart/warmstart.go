@@ -1,8 +1,18 @@
 // Package warmstart keeps the registry where a crash or a restart does not
 // reach it, and reads and writes the files in which rpcbind does so.
 //
-// Our own state is one file with a checksum, replaced as a whole at each
-// change. rpcbind writes rpcbind.xdr and portmap.xdr when it ends, and with -w
+// Our own state is one file, to which changes are appended, each with a
+// checksum. When it has grown to about twice what is registered it is written
+// anew, a little with each change that comes meanwhile, and then replaced as a
+// whole.
+//
+// It survives the end of the process at any moment, by SIGKILL or for want of
+// memory, since what was written is the kernel's to keep then. It is not flushed
+// to the disk, and so may not survive a power failure: after one no service
+// is there any more, and a file from before the kernel started, as its boot_id
+// tells, is not used.
+//
+// rpcbind writes rpcbind.xdr and portmap.xdr when it ends, and with -w
 // reads and removes them when it starts. So a file of rpcbind's that is not
 // yet in our state is newer than our state. Ours therefore names, by inode,
 // size and time of change, the ones that are in it: those that were taken over
@@ -45,6 +55,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -86,8 +97,11 @@ type Dir struct {
 	keep    bool      // they hold what we could not take over
 	scratch []byte
 
-	saved *registry.Snapshot // by the last Save that could, nil before the first
-	ahead bool               // our file has a later one all the same
+	journal    *journal    // our file, nil before the first save
+	compaction *compaction // what will take its place, or nil
+	growTo     int64       // size in bytes at which one begins
+	small      int64       // smallFile, or less in tests
+	step       int         // stepSize, or less in tests
 }
 
 // Open opens the state folder, making it if it is not there, and rpcbind's
@@ -108,7 +122,7 @@ func Open(dir string, o Options) (*Dir, error) {
 		own.close()
 		return nil, err
 	}
-	d := &Dir{own: own, boot: bootID()}
+	d := &Dir{own: own, boot: bootID(), small: smallFile, step: stepSize}
 	if o.ImportDir != "" {
 		d.openRpcbind(o)
 	}
@@ -139,7 +153,12 @@ func (d *Dir) openRpcbind(o Options) {
 
 // Close releases the folders.
 func (d *Dir) Close() error {
-	err := d.own.close()
+	d.abandon(d.compaction)
+	var err error
+	if d.journal != nil {
+		err = d.journal.file.Close()
+	}
+	err = errors.Join(err, d.own.close())
 	if d.rpcbind != nil {
 		err = errors.Join(err, d.rpcbind.close())
 	}
@@ -182,16 +201,20 @@ func (d *Dir) Load() (Loaded, error) {
 // loadOwn returns our state, the zero state if there is none. Services that
 // were registered before the host was started anew are not there any more.
 func (d *Dir) loadOwn() (state, error) {
-	data, _, err := d.own.read(stateFile)
+	file, _, err := d.own.open(stateFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return state{}, nil
 	}
 	var st state
 	if err == nil {
-		st, err = decodeState(data)
+		st, err = readState(io.LimitReader(file, maxFile))
+		file.Close()
 	}
 	if err != nil {
 		return state{}, d.setAside(d.own, stateFile, err)
+	}
+	if st.lost > 0 {
+		d.noteLost(st.lost)
 	}
 	d.noteUnfit(d.own, stateFile, &st.services)
 	if st.boot != d.boot {
@@ -262,6 +285,16 @@ func (d *Dir) noteUnfit(f *folder, name string, list *registrations) {
 	}
 }
 
+// noteLost says that our file is damaged, and keeps it as it is.
+func (d *Dir) noteLost(n int) {
+	kept, err := d.own.keep(stateFile, "corrupt")
+	if err != nil {
+		kept = fmt.Sprintf("not kept: %v", err)
+	}
+	d.note("%s/%s is damaged: at least %d changes in it can't be read, and what is registered now may lack them; "+
+		"services can be started again to register again; the file is kept as %s", d.own.path, stateFile, n, kept)
+}
+
 // setAside renames a file that can't be used, so that nothing is lost and the
 // next start does not meet it again.
 func (d *Dir) setAside(f *folder, name string, why error) error {
@@ -273,46 +306,53 @@ func (d *Dir) setAside(f *folder, name string, why error) error {
 	return nil
 }
 
-// Save replaces our state by s, so that it survives a crash of the process and
-// of the host. It implements registry.Store.
+// Save appends changes to our state, which make it s, so that they survive a
+// crash of the process. Without any it writes s anew. It implements
+// registry.Store.
 //
-// After an error the file holds what was saved before: what was acknowledged on
-// the strength of that must survive, also if the new file was there already
-// when the disk failed. The first snapshot counts as saved, since it is what the
-// process begins with.
-func (d *Dir) Save(_ []registry.Change, s *registry.Snapshot) error {
-	if d.saved == nil {
-		d.saved = s
+// After an error our file is what it was, or has the beginning of what could not
+// be written behind it, which counts for nothing and is not written over.
+func (d *Dir) Save(changes []registry.Change, s *registry.Snapshot) error {
+	var err error
+	if len(changes) == 0 || !d.goodJournal() {
+		err = d.rewrite(s, false)
+	} else if err = d.append(changes); err == nil {
+		d.goOn(changes, s)
 	}
-	err := d.save(s, false)
-	if err == nil {
-		d.saved, d.ahead = s, false
-		d.dropDone()
-		return nil
-	}
-	if d.ahead = d.ahead || errors.Is(err, errUnflushed); d.ahead {
-		err = errors.Join(err, d.putBack())
-	}
-	return err
-}
-
-// putBack saves again what was saved before. Where that is not possible now, the
-// next Save tries again.
-func (d *Dir) putBack() error {
-	err := d.save(d.saved, false)
-	if err != nil && !errors.Is(err, errUnflushed) {
-		return fmt.Errorf("putting back what was saved before: %w", err)
-	}
-	d.ahead = false
-	return nil
-}
-
-func (d *Dir) save(s *registry.Snapshot, exported bool) error {
-	d.scratch = appendState(d.scratch[:0], &state{boot: d.boot, exported: exported, seen: d.seen}, s)
-	if err := d.own.replace(stateFile, d.scratch); err != nil {
+	if err != nil {
 		return fmt.Errorf("saving registrations in %s: %w", d.own.path, err)
 	}
+	d.dropDone()
 	return nil
+}
+
+// goodJournal reports whether our file can be appended to: its end is sure,
+// there is room, and nobody has changed it or taken it away.
+func (d *Dir) goodJournal() bool {
+	if d.journal == nil || d.journal.unsure || d.journal.size > maxFile-largeBatch {
+		return false
+	}
+	id := d.own.id(stateFile)
+	return id.Inode == d.journal.inode && id.Size == uint64(d.journal.size)
+}
+
+// largeBatch is more than is usually saved at once, in bytes.
+const largeBatch = 4 << 20
+
+// append appends changes to our file. Where there is no room, a compaction
+// gives its own.
+func (d *Dir) append(changes []registry.Change) error {
+	b, err := d.journal.appendBatch(d.scratch[:0], changes)
+	d.scratch = b
+	if err != nil {
+		return err
+	}
+	err = d.journal.write(b, len(changes))
+	if err != nil && !d.journal.unsure && d.compaction != nil {
+		d.abandon(d.compaction)
+		err = d.journal.write(b, len(changes))
+	}
+	return err
 }
 
 // dropDone removes rpcbind's files, now that our own state has what they had.
@@ -346,7 +386,10 @@ func (d *Dir) Export(s *registry.Snapshot) error {
 		}
 		d.seen[i] = d.rpcbind.id(file.name)
 	}
-	return errors.Join(failed, d.save(s, failed == nil))
+	if err := d.rewrite(s, failed == nil); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("saving registrations in %s: %w", d.own.path, err))
+	}
+	return failed
 }
 
 // bootID tells one start of this host from another, random(4); "" if the

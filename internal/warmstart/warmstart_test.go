@@ -134,6 +134,15 @@ func (p *place) stock(warm bool, port uint16, killed bool) {
 	}
 }
 
+// id is the identity of a file of rpcbind's.
+func (p *place) id(name string) fileID {
+	info, err := os.Lstat(filepath.Join(p.rpcbind, name))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return idOf(info)
+}
+
 // chmod changes the mode of rpcbind's files, those that are there.
 func (p *place) chmod(mode fs.FileMode) {
 	for _, f := range rpcbindFiles {
@@ -176,7 +185,7 @@ func TestWhoIsNewer(t *testing.T) {
 		{"rpcward killed after its first save", func(p *place) {
 			p.stock(true, 1, false)
 			d := p.open()
-			if err := d.save(snapshot(append(p.load(d).Registrations, ports(10)...)...), false); err != nil {
+			if err := d.rewrite(snapshot(append(p.load(d).Registrations, ports(10)...)...), false); err != nil {
 				p.t.Fatal(err)
 			}
 			d.Close()
@@ -301,6 +310,11 @@ func TestWhoIsNewer(t *testing.T) {
 			write(p.t, p.rpcbind+"/"+rpcbindFile, nil)
 			write(p.t, p.rpcbind+"/"+portmapFile, []byte{0, 0, 0, 1})
 		}, []uint16{10}, stateFile, "portmap.xdr.corrupt-1"},
+		{"our state of the first version", func(p *place) {
+			p.ward(10, export)
+			st := state{boot: bootID(), seen: [2]fileID{p.id(rpcbindFile), p.id(portmapFile)}}
+			write(p.t, p.own+"/"+stateFile, appendVersion1(nil, &st, snapshot(ports(11)...)))
+		}, []uint16{11}, stateFile, ""},
 		{"our state corrupt", func(p *place) {
 			p.ward(10, export)
 			os.Truncate(p.own+"/"+stateFile, 99)
@@ -385,7 +399,7 @@ func TestBadFiles(t *testing.T) {
 		{"huge", func(path string) error {
 			write(t, path, nil)
 			return os.Truncate(path, maxFile+1)
-		}, "more than 67108864", false},
+		}, "more than 134217728", false},
 		{"empty", func(path string) error { return os.WriteFile(path, nil, 0o600) }, "can't be used", false},
 		{"garbage", func(path string) error { return os.WriteFile(path, []byte("garbage, garbage, garbage"), 0o600) }, "can't be used", false},
 		{"unreadable", func(path string) error { return os.WriteFile(path, good, 0) }, "", false}, // root reads it
@@ -488,7 +502,7 @@ func TestCrashBeforeRename(t *testing.T) {
 	p := newPlace(t)
 	p.ward(10, nil)
 	temp := filepath.Join(p.own, stateFile+tempSuffix)
-	full := appendState(nil, &state{boot: bootID()}, snapshot(ports(66)...))
+	full := fileOf(&state{boot: bootID()}, sets(ports(66)...))
 	for _, n := range []int{0, 1, len(full) / 2, len(full)} {
 		write(t, temp, full[:n])
 		d := p.open()
