@@ -11,8 +11,10 @@ import (
 // the length in 31 bits and, as the top bit, whether it is the last fragment.
 // RFC 5531, Section 11.
 const (
-	recordHeaderSize = 4
-	lastFragment     = 1 << 31
+	// RecordHeaderSize is the length of a fragment's header in bytes.
+	RecordHeaderSize = 4
+
+	lastFragment = 1 << 31
 )
 
 // Errors of ReadRecord that make the stream unusable.
@@ -57,8 +59,8 @@ func ReadRecord(r io.Reader, buf []byte, max int) ([]byte, error) {
 // readFragmentHeader borrows room behind *buf, which keeps its length, so that
 // the header bytes need no memory of their own.
 func readFragmentHeader(r io.Reader, buf *[]byte) (n int, last bool, err error) {
-	*buf = slices.Grow(*buf, recordHeaderSize)
-	head := (*buf)[len(*buf) : len(*buf)+recordHeaderSize]
+	*buf = slices.Grow(*buf, RecordHeaderSize)
+	head := (*buf)[len(*buf) : len(*buf)+RecordHeaderSize]
 	if _, err := io.ReadFull(r, head); err != nil {
 		return 0, false, err
 	}
@@ -86,10 +88,17 @@ func readN(r io.Reader, buf []byte, n int) ([]byte, error) {
 // the record, up to EndRecord.
 func BeginRecord(b []byte) []byte { return append(b, 0, 0, 0, 0) }
 
+// EndFragment completes what BeginRecord began when b was start bytes long as a
+// fragment of less than 2^31 bytes that another one follows.
+func EndFragment(b []byte, start int) []byte {
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-RecordHeaderSize))
+	return b
+}
+
 // EndRecord completes the record that BeginRecord began when b was start bytes
 // long: one last fragment. A record has less than 2^31 bytes.
 func EndRecord(b []byte, start int) []byte {
-	n := uint32(len(b) - start - recordHeaderSize)
-	binary.BigEndian.PutUint32(b[start:], n|lastFragment)
+	b = EndFragment(b, start)
+	b[start] |= lastFragment >> 24
 	return b
 }

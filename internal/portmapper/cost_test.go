@@ -22,6 +22,8 @@ func cheap() []cheapCall {
 		{"GETTIME", client(rpcbind.UDP), call(4, 6), portmapper.Reply},
 		{"DUMP, too long", client(rpcbind.UDP), call(4, 4), portmapper.Reply},
 		{"GETPORT over TCP", client(rpcbind.TCP), call(2, 3, 100003, 3, 17, 0), portmapper.Reply},
+		{"DUMP over TCP", client(rpcbind.TCP), call(4, 4), portmapper.Part},
+		{"GETADDRLIST", client(rpcbind.TCP), call(4, 11, 100003, 3, "udp", "", ""), portmapper.Reply},
 		{"refused", alien(rpcbind.UDP), call(2, 3, 100003, 3, 17, 0), portmapper.Silence},
 		{"refused over IPv6", alien(rpcbind.UDP6), call(4, 3, v6), portmapper.Silence},
 		{"refused over TCP", alien(rpcbind.TCP), call(4, 4), portmapper.Reply},

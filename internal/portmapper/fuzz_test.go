@@ -40,7 +40,7 @@ func FuzzAnswer(f *testing.F) {
 		o := origins[int(from)%len(origins)]
 		w := fix.NewWorker()
 		sent := bytes.Clone(msg)
-		got, outcome := w.Answer(nil, msg, &o)
+		got, outcome := whole(w)(w.Answer(nil, msg, &o))
 		if !bytes.Equal(msg, sent) {
 			t.Fatal("the message was changed")
 		}

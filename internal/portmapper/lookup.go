@@ -165,43 +165,42 @@ func (w *Worker) appendEntry(buf []byte, reg *registry.Registration, hint []byte
 	return rpcbind.AppendTransport(closeString(buf, at), reg.NetID)
 }
 
-// dump2 is PMAPPROC_DUMP, RFC 1833, Section 3.2: what version 2 can name.
-func (w *Worker) dump2(buf []byte) ([]byte, Outcome) {
-	buf = w.success(buf)
-	start, limit := len(buf), w.limit()
-	for reg := range w.snap.All() {
-		prot := reg.NetID.Transport().IP
-		if prot == 0 {
+// dumpOn is PMAPPROC_DUMP and RPCBPROC_DUMP, RFC 1833, Sections 2.2.1 and 3.2,
+// from w.place on.
+func (w *Worker) dumpOn(buf []byte) ([]byte, Outcome) {
+	start, limit := len(buf), min(w.limit(), partSize)
+	for next, reg := range w.snap.From(w.place) {
+		buf = w.appendListed(buf, reg)
+		w.place = next
+		if len(buf)-start <= limit {
 			continue
 		}
-		buf = rpcbind.AppendMore(buf, true)
-		buf = rpcbind.AppendMapping(buf, rpcbind.Mapping{
-			Program: reg.Program, Version: reg.Version, Prot: prot, Port: uint32(reg.IP.Port()),
-		})
-		if len(buf)-start > limit {
-			break
+		if w.origin.NetID.Datagram() {
+			break // it will be replaced
 		}
+		return buf, Part
 	}
 	return rpcbind.AppendMore(buf, false), Reply
 }
 
-// dump is RPCBPROC_DUMP, RFC 1833, Section 2.2.1. Other hosts are not told
-// the paths of sockets that they cannot reach.
-func (w *Worker) dump(buf []byte) ([]byte, Outcome) {
-	buf = w.success(buf)
-	start, limit := len(buf), w.limit()
-	for reg := range w.snap.All() {
-		if reg.NetID.IsLocal() && !w.thisHost() {
-			continue
+// appendListed appends an item of DUMP, unless reg is not for the caller's
+// eyes: version 2 can't name all, and other hosts are not told the paths of
+// sockets that they can't reach.
+func (w *Worker) appendListed(buf []byte, reg *registry.Registration) []byte {
+	if w.call.Version == rpcbind.Version2 {
+		prot := reg.NetID.Transport().IP
+		if prot == 0 {
+			return buf
 		}
-		buf = rpcbind.AppendMore(buf, true)
-		buf = rpcbind.AppendRPCB(buf, &rpcbind.RPCB[string]{
-			Program: reg.Program, Version: reg.Version,
-			NetID: reg.NetID.String(), Addr: reg.Addr, Owner: reg.Owner,
+		return rpcbind.AppendMapping(rpcbind.AppendMore(buf, true), rpcbind.Mapping{
+			Program: reg.Program, Version: reg.Version, Prot: prot, Port: uint32(reg.IP.Port()),
 		})
-		if len(buf)-start > limit {
-			break
-		}
 	}
-	return rpcbind.AppendMore(buf, false), Reply
+	if reg.NetID.IsLocal() && !w.thisHost() {
+		return buf
+	}
+	return rpcbind.AppendRPCB(rpcbind.AppendMore(buf, true), &rpcbind.RPCB[string]{
+		Program: reg.Program, Version: reg.Version,
+		NetID: reg.NetID.String(), Addr: reg.Addr, Owner: reg.Owner,
+	})
 }

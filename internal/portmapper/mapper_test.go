@@ -220,6 +220,16 @@ func reply(head []byte, results ...any) []byte {
 
 // ask sends msg from o and returns the reply, nil if there is none.
 func (f *fixture) ask(o policy.Origin, msg []byte) ([]byte, portmapper.Outcome) {
-	got, outcome := f.NewWorker().Answer(nil, msg, &o)
-	return got, outcome
+	w := f.NewWorker()
+	return whole(w)(w.Answer(nil, msg, &o))
+}
+
+// whole goes on until a reply is complete.
+func whole(w *portmapper.Worker) func([]byte, portmapper.Outcome) ([]byte, portmapper.Outcome) {
+	return func(got []byte, outcome portmapper.Outcome) ([]byte, portmapper.Outcome) {
+		for outcome == portmapper.Part {
+			got, outcome = w.Continue(got)
+		}
+		return got, outcome
+	}
 }

@@ -96,11 +96,16 @@ const (
 	Reply                  // send the reply
 	HangUp                 // not RPC: send nothing, close a stream
 	Forward                // hand Worker.Forwarded to the forwarder
+	Part                   // over a stream: send the beginning of a reply, Worker.Continue goes on
 )
 
 // maxDatagram is the longest reply in bytes over UDP; peers have no room for a
 // longer one (libtirpc's UDPMSGSIZE and RPC_MAXDATASIZE are 8800 and 9000).
 const maxDatagram = 8800
+
+// partSize is about how many bytes of a long list are made at once over a
+// stream, so that whoever reads slowly holds no more.
+const partSize = 8800
 
 // Worker answers one message at a time.
 type Worker struct {
@@ -117,6 +122,9 @@ type Worker struct {
 	// that an Observer can be shown it without an allocation.
 	remote rpcbind.RemoteCall
 
+	// place is how far DUMP has come.
+	place registry.Place
+
 	// Forwarded describes the call to forward after the outcome Forward. It
 	// aliases the message.
 	Forwarded Forwarding
@@ -131,7 +139,7 @@ type Worker struct {
 func (m *Mapper) NewWorker() *Worker { return &Worker{m: m} }
 
 // Answer answers msg, which came from o, and appends the reply to buf.
-// It keeps neither msg nor o, except in Forwarded.
+// It keeps neither msg nor o, except in Forwarded and for Continue.
 func (w *Worker) Answer(buf, msg []byte, o *policy.Origin) ([]byte, Outcome) {
 	var err error
 	if w.call, err = oncrpc.ParseCall(msg); err != nil {
@@ -154,6 +162,21 @@ func (w *Worker) Answer(buf, msg []byte, o *policy.Origin) ([]byte, Outcome) {
 	buf, outcome := w.dispatch(buf)
 	if outcome == Reply && o.NetID.Datagram() {
 		buf = w.fit(buf, start)
+	}
+	return w.done(buf, outcome)
+}
+
+// Continue appends more of a reply of which a part was made. The registry is
+// still as it was at the call.
+func (w *Worker) Continue(buf []byte) ([]byte, Outcome) {
+	return w.done(w.dumpOn(buf))
+}
+
+// done lets go of the snapshot when the reply is complete: a connection may be
+// idle for long, and snapshots are not small.
+func (w *Worker) done(buf []byte, outcome Outcome) ([]byte, Outcome) {
+	if outcome != Part {
+		w.snap = nil
 	}
 	return buf, outcome
 }
@@ -291,10 +314,8 @@ func (w *Worker) procedure(buf []byte) ([]byte, Outcome) {
 	case rpcbind.ProcGetVersAddr:
 		return w.getAddr(buf, w.snap.Exact)
 	case rpcbind.ProcDump:
-		if v2 {
-			return w.dump2(buf)
-		}
-		return w.dump(buf)
+		w.place = 0
+		return w.dumpOn(w.success(buf))
 	case rpcbind.ProcCallIt, rpcbind.ProcIndirect:
 		return w.callIt(buf)
 	case rpcbind.ProcGetTime:

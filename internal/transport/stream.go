@@ -32,11 +32,13 @@ func (l *streamSocket) netids() []rpcbind.NetID { return netids(l.netid, l.dual)
 // Limits of stream connections. Those of this host may be idle for ever: the
 // kernel and services keep theirs open for as long as they run.
 const (
-	maxRecord = 9000 // bytes of a call; libtirpc's servers take no longer one
+	maxRecord   = 9000 // bytes of a call; libtirpc's servers take no longer one
+	maxFragment = 8996 // bytes of a reply at once, as libtirpc's servers cut them
 
 	idleTimeout    = 2 * time.Minute  // between calls of a client that the policy allows
 	refusedTimeout = 5 * time.Second  // between calls of one that it refuses
-	stallTimeout   = 10 * time.Second // from a call's first byte to its last, and for a peer to take its reply
+	stallTimeout   = 10 * time.Second // from a call's first byte to its last, and for a peer to take a fragment of its reply
+	replyTimeout   = 5 * time.Minute  // for a peer to take all of a reply: until then the registry of that time is kept
 
 	maxPause = time.Second // between attempts to accept when out of descriptors
 )
@@ -207,13 +209,41 @@ func (c *stream) serveCall(r *bufio.Reader, b *buffers) bool {
 	reply, outcome := c.worker.Answer(oncrpc.BeginRecord(b.out[:0]), b.in, &c.origin)
 	b.out = reply[:0]
 	switch outcome {
-	case portmapper.Reply:
-		// A peer that takes no reply holds memory, whoever it is.
-		c.conn.SetWriteDeadline(time.Now().Add(stallTimeout))
-		_, err = c.conn.Write(oncrpc.EndRecord(reply, 0))
-		return err == nil
+	case portmapper.Reply, portmapper.Part:
+		return c.reply(b, reply, outcome) == nil
 	case portmapper.HangUp:
 		return false
 	}
 	return true
+}
+
+// reply sends a reply that begins with room for a record's header, and what
+// follows a part. It is cut as libtirpc's servers do.
+func (c *stream) reply(b *buffers, reply []byte, outcome portmapper.Outcome) error {
+	const header = oncrpc.RecordHeaderSize
+	until := time.Now().Add(replyTimeout)
+	for {
+		for len(reply) > header+maxFragment {
+			if err := c.send(oncrpc.EndFragment(reply[:header+maxFragment], 0), until); err != nil {
+				return err
+			}
+			reply = reply[maxFragment:] // the next header takes the place of what is sent
+		}
+		if outcome == portmapper.Reply {
+			return c.send(oncrpc.EndRecord(reply, 0), until)
+		}
+		reply, outcome = c.worker.Continue(append(b.out, reply...))
+		b.out = reply[:0]
+	}
+}
+
+// send sends a fragment. A peer that takes none holds memory, whoever it is.
+func (c *stream) send(b []byte, until time.Time) error {
+	deadline := time.Now().Add(stallTimeout)
+	if until.Before(deadline) {
+		deadline = until
+	}
+	c.conn.SetWriteDeadline(deadline)
+	_, err := c.conn.Write(b)
+	return err
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,6 +20,7 @@ import (
 	"rpcward/internal/registry"
 	"rpcward/oncrpc"
 	"rpcward/rpcbind"
+	"rpcward/xdr"
 )
 
 // channels are the ways in which a stream comes.
@@ -301,26 +304,213 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
-// A list that is longer than a record may be arrives whole.
-func TestLongReply(t *testing.T) {
+// versions are n registrations of the port mapper's own program.
+func versions(n uint32) []registry.Registration {
 	var own []registry.Registration
-	for v := range uint32(20000) {
+	for v := range n {
 		own = append(own, registry.Registration{
 			Key: registry.Key{Program: rpcbind.Program, Version: v, NetID: rpcbind.TCP}, Addr: "0.0.0.0.0.111", Owner: "superuser"})
 	}
+	return own
+}
+
+// dumpCall is a record with a call of DUMP.
+func dumpCall(xid uint32) []byte {
+	c := oncrpc.Call{XID: xid, Program: rpcbind.Program, Version: rpcbind.Version4, Procedure: uint32(rpcbind.ProcDump)}
+	return oncrpc.EndRecord(oncrpc.AppendCall(oncrpc.BeginRecord(nil), &c), 0)
+}
+
+// countListed returns how many registrations the answer to DUMP lists, which
+// must be whole.
+func countListed(t *testing.T, msg []byte) int {
+	t.Helper()
+	reply, err := oncrpc.ParseReply(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	r := xdr.NewReader(reply.Results)
+	for ; r.Bool(); n++ {
+		rpcbind.ReadRPCB(&r)
+	}
+	if r.Err() != nil || len(r.Rest()) > 0 {
+		t.Errorf("list of %d: %v, %d bytes behind", n, r.Err(), len(r.Rest()))
+	}
+	return n
+}
+
+// readFragment reads one fragment.
+func readFragment(r io.Reader) (data []byte, last bool, err error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, false, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	data = make([]byte, n&(1<<31-1))
+	_, err = io.ReadFull(r, data)
+	return data, n>>31 == 1, err
+}
+
+// A long list is cut as rpcbind does, and is what was registered at the call,
+// whatever is registered while it is read. Lists on both sides of each cut.
+func TestLongReply(t *testing.T) {
 	socks, tcp, _, _ := passed(t)
-	s := newTestServer(t, "portmap: ALL", own, portmapper.Options{})
+	s := newTestServer(t, "portmap: ALL", versions(20000), portmapper.Options{})
 	s.start(t, socks)
 	conn, err := net.Dial("tcp", tcp)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	c := oncrpc.Call{XID: 5, Program: rpcbind.Program, Version: rpcbind.Version4, Procedure: uint32(rpcbind.ProcDump)}
-	conn.Write(oncrpc.EndRecord(oncrpc.AppendCall(oncrpc.BeginRecord(nil), &c), 0))
-	conn.SetReadDeadline(time.Now().Add(patience))
-	msg, err := oncrpc.ReadRecord(conn, nil, 16<<20)
-	if err != nil || len(msg) < 20000*40 {
-		t.Errorf("%d bytes, %v", len(msg), err)
+	for xid := range uint32(3) {
+		conn.Write(append(dumpCall(xid), null(100+xid)...)) // and one that waits behind it
+		conn.SetReadDeadline(time.Now().Add(patience))
+		want := s.registry.Snapshot().Len()
+		var msg []byte
+		for last := false; !last; {
+			var data []byte
+			if data, last, err = readFragment(conn); err != nil {
+				t.Fatal(err)
+			}
+			if !last && len(data) != maxFragment || len(data) > maxFragment || len(data) == 0 {
+				t.Fatalf("a fragment of %d bytes, last: %v", len(data), last)
+			}
+			if msg == nil {
+				s.registry.Set(registry.Registration{Key: registry.Key{Program: 1 + xid, NetID: rpcbind.TCP}, Addr: "0.0.0.0.8.1", Owner: "superuser"})
+				s.registry.Unset(xid, 0, nil, "superuser")
+			}
+			msg = append(msg, data...)
+		}
+		if n := countListed(t, msg); n != want {
+			t.Errorf("%d registrations, want %d", n, want)
+		}
+		if got, err := replyXID(conn); got != 100+xid || err != nil {
+			t.Errorf("the call behind it: %d, %v", got, err)
+		}
+	}
+}
+
+// Replies of all lengths around the cuts are whole.
+func TestReplyLengths(t *testing.T) {
+	socks, _, _, path := passed(t)
+	s := newTestServer(t, "portmap: ALL", nil, portmapper.Options{})
+	s.start(t, socks)
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for n := range uint32(400) { // 22,000 bytes, two cuts
+		if ok, err := s.registry.Set(registry.Registration{Key: registry.Key{Program: 7, Version: n, NetID: rpcbind.UDP}, Addr: "0.0.0.0.8.1", Owner: "1000"}); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		conn.Write(dumpCall(n))
+		conn.SetReadDeadline(time.Now().Add(patience))
+		msg, err := oncrpc.ReadRecord(conn, nil, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := countListed(t, msg); got != int(n)+1 {
+			t.Fatalf("%d registrations, want %d", got, n+1)
+		}
+	}
+}
+
+// Who asks for a long list and does not read it, holds no list in memory.
+func TestSlowReaders(t *testing.T) {
+	const readers, most = 100, 32 << 10 // bytes for each
+	socks, _, _, path := passed(t)
+	s := newTestServer(t, "portmap: ALL", versions(50000), portmapper.Options{}) // 2.6 MB
+	s.start(t, socks)
+	before := heap()
+	for range readers {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.Write(dumpCall(1))
+		conn.SetReadDeadline(time.Now().Add(patience))
+		if _, _, err := readFragment(conn); err != nil { // it is at work
+			t.Fatal(err)
+		}
+	}
+	if n := heap() - before; n > readers*most {
+		t.Errorf("%d bytes for each reader", n/readers)
+	}
+}
+
+func heap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// Who reads a long list, but slowly, has the whole of it to the end of replyTimeout.
+func TestSlowReader(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		pause time.Duration // before each fragment
+		whole bool
+		want  time.Duration // until the connection has ended
+	}{
+		{"in time", stallTimeout / 2, true, 0},
+		{"stalls", stallTimeout + time.Second, false, stallTimeout},
+		{"takes too long", stallTimeout - time.Second, false, replyTimeout},
+	} {
+		for channel, origin := range channels {
+			t.Run(tt.name+", "+channel, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newTestServer(t, "portmap: ALL", versions(6000), portmapper.Options{}) // 35 fragments
+					conn, ended := s.pipeStream(t, origin, false)
+					begin := time.Now()
+					conn.Write(dumpCall(1))
+					last := false
+					for !last {
+						time.Sleep(tt.pause)
+						var err error
+						if _, last, err = readFragment(conn); err != nil {
+							break
+						}
+					}
+					if last != tt.whole {
+						t.Errorf("the whole list: %v, want %v", last, tt.whole)
+					}
+					conn.Close()
+					<-ended
+					if took := time.Since(begin); !tt.whole && (took < tt.want || took > tt.want+2*tt.pause) {
+						t.Errorf("ended after %v, want %v", took, tt.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkDump reads the whole list over TCP.
+func BenchmarkDump(b *testing.B) {
+	for _, n := range []uint32{10, 1000, 100000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			socks, tcp, _, _ := passed(b)
+			s := newTestServer(b, "portmap: ALL", versions(n), portmapper.Options{})
+			s.start(b, socks)
+			conn, err := net.Dial("tcp", tcp)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			r, call := bufio.NewReaderSize(conn, 64<<10), dumpCall(1)
+			var msg []byte
+			for b.Loop() {
+				if _, err := conn.Write(call); err != nil {
+					b.Fatal(err)
+				}
+				if msg, err = oncrpc.ReadRecord(r, msg[:0], 64<<20); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.SetBytes(int64(len(msg)))
+		})
 	}
 }

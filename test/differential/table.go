@@ -76,9 +76,6 @@ func Names() []string {
 	return names
 }
 
-// maxFragment is where rpcbind cuts its replies over a stream, in bytes.
-const maxFragment = 8996
-
 func fragments(c *Case) bool {
 	if c.Route.Datagram() {
 		return false
@@ -99,10 +96,6 @@ func fragments(c *Case) bool {
 	}
 	if c.Step.Framing == Cut && len(c.Step.Msg) > bufferSize && c.Stock.Closed && c.Ours.Closed && c.Ours.Reply == nil {
 		return c.settle() // too long for us, and rpcbind has seen the first fragment only
-	}
-	if n := len(c.Stock.Reply); n > maxFragment && c.Stock.Fragments == (n+maxFragment-1)/maxFragment && c.Ours.Fragments == 1 {
-		c.Stock.Fragments = 1
-		return true
 	}
 	return false
 }
