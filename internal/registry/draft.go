@@ -29,7 +29,7 @@ type draft struct {
 
 // add appends a registration whose key is new.
 func (d *draft) add(reg Registration) *Registration {
-	r := &record{reg, d.next}
+	r := &record{Registration: reg, place: d.next}
 	d.next++
 	var svc service
 	if old := d.services.get(r.service()); old != nil {

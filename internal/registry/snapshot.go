@@ -25,6 +25,7 @@ type Registration struct {
 type record struct {
 	Registration
 	place Place
+	_     [40]byte // makes it 128 bytes: what a look-up reads is in one cache line
 }
 
 // Place is a place in the order of DUMP. The zero Place is its beginning. What
@@ -41,6 +42,7 @@ type service struct {
 	few      [few]*record // in order of registration, then nil
 	versions [few]uint32  // theirs
 	many     *many        // all of them instead, if they are more than few
+	_        [8]byte      // makes an entry of a trie one cache line
 }
 
 // many are the versions of a service. It never changes.

@@ -23,13 +23,14 @@ const fanout = 6
 // the root has two children at least, and so the shape depends on the keys
 // alone.
 type node[V any] struct {
-	edition uint64
-	prefix  uint64     // the lower bits are 0
 	shift   uint8      // of the bits that choose a child
 	leaves  uint64     // the children that are entries, a bit each
 	inner   uint64     // the children that are nodes; the two have no bit in common
-	entries []entry[V] // in the order of the bits, as kids are
-	kids    []*node[V]
+	kids    []*node[V] // in the order of the bits, as entries are
+	entries []entry[V]
+	prefix  uint64 // the lower bits are 0
+	edition uint64
+	_       [32]byte // makes it 128 bytes, of which a look-up reads one cache line
 }
 
 type entry[V any] struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -176,6 +177,7 @@ func BenchmarkStartWithMany(b *testing.B) {
 	}{{"rpcward", syscall.SIGKILL}, {"rpcbind", syscall.SIGTERM}} {
 		b.Run(left.by, func(b *testing.B) {
 			var start, list time.Duration
+			rss := 0
 			for b.Loop() {
 				p.Stop(left.sig)
 				if left.by == "rpcbind" {
@@ -189,11 +191,26 @@ func BenchmarkStartWithMany(b *testing.B) {
 					b.Fatalf("%d registrations", n)
 				}
 				list += time.Since(begin)
+				rss = max(rss, rssOf(b, p))
 			}
+			b.ReportMetric(float64(rss)/1024, "RSS-MiB")
 			b.ReportMetric(float64(start.Milliseconds())/float64(b.N), "start-ms")
 			b.ReportMetric(float64(list.Milliseconds())/float64(b.N), "DUMP-ms")
 		})
 	}
+}
+
+// rssOf returns VmRSS in KiB, proc(5).
+func rssOf(b *testing.B, p *lab.Process) (kib int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		b.Fatal(err)
+	}
+	return kib
 }
 
 // listOverTCP returns how many registrations there are, read to the last one.
