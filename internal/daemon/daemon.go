@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -149,7 +150,7 @@ func (d *daemon) openSockets() error {
 	} else {
 		d.socks, err = transport.Listen(transport.Config{
 			Port: d.Port, Hosts: d.Hosts, LoopbackOnly: d.LoopbackOnly,
-			NetIDs: visibleTransports(netconfigPath), Unix: d.Unix,
+			NetIDs: visibleTransports(netconfigPath), Unix: d.Unix, Workers: transport.Workers(),
 		})
 		d.made = slices.DeleteFunc(slices.Clone(d.Unix), func(path string) bool { return strings.HasPrefix(path, "@") })
 	}
@@ -262,6 +263,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer endLogging()
 	workers.Go(func() { d.access.run(logging) })
 
+	// The workers for datagrams seldom leave their processors: as many more for
+	// all else, so that the kernel divides the time between the two.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + transport.Workers())
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
 	d.announce()
 	transport.NewServer(mapper, d.log).Serve(ctx, d.socks)

@@ -18,6 +18,7 @@ const (
 	maxForwards    = 64              // at the same time
 	forwardTimeout = 5 * time.Second // for the service's answer
 	forwardRate    = 40              // calls a second from one source prefix
+	maxUDP         = 64 << 10        // bytes; more than any datagram has
 )
 
 // forwarder calls services on behalf of others. Look-ups never wait for it:

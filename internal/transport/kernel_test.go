@@ -41,6 +41,7 @@ func serveOn(t *testing.T, h *lab.Host, allow string, c Config, opt portmapper.O
 		t.Fatal(err)
 	}
 	s := newTestServer(t, allow, socks.Own(), opt)
+	s.socks = socks
 	s.start(t, socks)
 	t.Cleanup(func() {
 		if n := s.counts.writeErrors.Load(); n > 0 {
@@ -184,10 +185,11 @@ func TestAnswersLeaveFromAddressAsked(t *testing.T) {
 	}
 }
 
-// A broadcast is answered from the interface's own address, port 111.
+// A broadcast is answered from the interface's own address, port 111, and once,
+// though the kernel gives it to each worker.
 func TestBroadcastIsAnsweredFromOwnAddress(t *testing.T) {
 	n := lab.NewNet(t)
-	serveOn(t, n.Server, "portmap: ALL", Config{}, portmapper.Options{})
+	serveOn(t, n.Server, "portmap: ALL", Config{Workers: 3}, portmapper.Options{})
 	conn, err := n.Inside.ListenPacket("udp4", "10.99.0.2:0")
 	if err != nil {
 		t.Fatal(err)
@@ -203,6 +205,37 @@ func TestBroadcastIsAnsweredFromOwnAddress(t *testing.T) {
 		conn.SetReadDeadline(time.Now().Add(patience))
 		if _, from, err := conn.ReadFrom(make([]byte, 1500)); err != nil || from.String() != "10.99.0.1:111" {
 			t.Errorf("answer to %s from %v, %v; want it from 10.99.0.1:111", to, from, err)
+		}
+		conn.SetReadDeadline(time.Now().Add(patience / 20))
+		if _, from, err := conn.ReadFrom(make([]byte, 1500)); err == nil {
+			t.Errorf("another answer to %s, from %v", to, from)
+		}
+	}
+}
+
+// The kernel divides the callers among the workers, and each is answered.
+func TestWorkersShareCallers(t *testing.T) {
+	n := lab.NewNet(t)
+	s := serveOn(t, n.Server, "portmap: ALL", Config{Workers: 3}, portmapper.Options{})
+	for _, to := range []string{"10.99.0.1:111", "[fd99::1]:111"} {
+		for range 30 {
+			conn, err := n.Inside.Dial("udp", to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := call(conn, getTime); err != nil {
+				t.Errorf("%v to %s: %v", conn.LocalAddr(), to, err)
+			}
+			conn.Close()
+		}
+	}
+	if got := len(s.seen.all()); got < 60 {
+		t.Errorf("%d calls were seen, want 60", got)
+	}
+	s.stop()
+	for _, d := range s.socks.datagrams {
+		if d.listed.Addr().IsUnspecified() && d.received == 0 {
+			t.Errorf("worker %d got none of 30 calls over %v", d.worker, d.netid)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -128,16 +129,20 @@ func addressSpecs(n rpcbind.NetID, addrs []netip.Addr) []bindSpec {
 
 // sharing lets the sockets of one transport stand beside each other on a port:
 // the kernel gives a packet to the one with the closest address. The port must
-// be free for the first; after the last nobody else may join.
-type sharing struct{ conns []syscall.Conn }
+// be free for the first; after the last nobody else may join, unless several
+// workers have sockets with one address, among which the kernel divides callers
+// only for as long as sharing goes on. Then our own user may: for a port mapper
+// that is root, who bound the port.
+type sharing struct{ sockets []socket }
+
+// socket is an open one, of either kind.
+type socket interface {
+	control(func(fd int)) // calls the function with the descriptor
+}
 
 func (sh *sharing) set(on int) {
-	for _, c := range sh.conns {
-		if raw, err := c.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) {
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, on)
-			})
-		}
+	for _, s := range sh.sockets {
+		s.control(func(fd int) { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, on) })
 	}
 }
 
@@ -147,9 +152,11 @@ func (s *Sockets) listenIP(n rpcbind.NetID, c *Config) error {
 		return err
 	}
 	var sh sharing
-	defer sh.set(0)
+	if c.Workers <= 1 || !n.Datagram() {
+		defer sh.set(0)
+	}
 	for _, spec := range specs {
-		conn, err := s.listenOne(n, spec, c.Port, len(sh.conns) > 0)
+		err := s.listenSpec(n, spec, c, &sh)
 		switch {
 		case absent(err) && len(c.Hosts) == 0, absent(err) && spec.addr.IsLoopback():
 			s.Skipped = append(s.Skipped, fmt.Sprintf("%v on %v: %v", n, spec.addr, rootCause(err)))
@@ -159,7 +166,23 @@ func (s *Sockets) listenIP(n rpcbind.NetID, c *Config) error {
 		case err != nil:
 			return fmt.Errorf("binding %v port %d on %v: %w", n, c.Port, spec.addr, rootCause(err))
 		}
-		sh.conns = append(sh.conns, conn)
+	}
+	return nil
+}
+
+// listenSpec opens what there is to be of n at spec: one socket for streams,
+// one for each worker for datagrams.
+func (s *Sockets) listenSpec(n rpcbind.NetID, spec bindSpec, c *Config, sh *sharing) error {
+	count := 1
+	if n.Datagram() {
+		count = max(c.Workers, 1)
+	}
+	for worker := range count {
+		opened, err := s.listenOne(n, spec, c.Port, worker, len(sh.sockets) > 0)
+		if err != nil {
+			return err
+		}
+		sh.sockets = append(sh.sockets, opened)
 		sh.set(1)
 	}
 	return nil
@@ -186,7 +209,17 @@ func rootCause(err error) error {
 	return err
 }
 
-func (s *Sockets) listenOne(n rpcbind.NetID, spec bindSpec, port uint16, join bool) (syscall.Conn, error) {
+func (s *Sockets) listenOne(n rpcbind.NetID, spec bindSpec, port uint16, worker int, join bool) (socket, error) {
+	at := netip.AddrPortFrom(spec.addr, port)
+	if n.Datagram() {
+		fd, err := bindDatagram(n, spec.device, at, join)
+		if err != nil {
+			return nil, err
+		}
+		d := &datagramSocket{fd: fd, netid: n, listed: at, device: spec.device, worker: worker}
+		s.datagrams = append(s.datagrams, d)
+		return d, nil
+	}
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
 		if cerr := raw.Control(func(fd uintptr) { err = prepare(int(fd), n, spec.device, join) }); cerr != nil {
@@ -195,19 +228,9 @@ func (s *Sockets) listenOne(n rpcbind.NetID, spec bindSpec, port uint16, join bo
 		return err
 	}}
 	lc.SetMultipathTCP(false)
-	network := n.Transport().Protocol + "4"
+	network := "tcp4"
 	if n.Is6() {
-		network = n.Transport().Protocol + "6"
-	}
-	at := netip.AddrPortFrom(spec.addr, port)
-	if n.Datagram() {
-		pc, err := lc.ListenPacket(context.Background(), network, at.String())
-		if err != nil {
-			return nil, err
-		}
-		d := &datagramSocket{conn: pc.(*net.UDPConn), netid: n, listed: at, device: spec.device}
-		s.datagrams = append(s.datagrams, d)
-		return d.conn, nil
+		network = "tcp6"
 	}
 	l, err := lc.Listen(context.Background(), network, at.String())
 	if err != nil {
@@ -215,7 +238,43 @@ func (s *Sockets) listenOne(n rpcbind.NetID, spec bindSpec, port uint16, join bo
 	}
 	ss := &streamSocket{listener: l, netid: n, listed: at, device: spec.device}
 	s.streams = append(s.streams, ss)
-	return l.(*net.TCPListener), nil
+	return ss, nil
+}
+
+// bindDatagram opens a UDP socket that is bound to at.
+func bindDatagram(n rpcbind.NetID, device string, at netip.AddrPort, join bool) (fd int, err error) {
+	family := unix.AF_INET
+	if n.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err = prepare(fd, n, device, join); err == nil {
+		err = unix.Bind(fd, sockaddr(at))
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// sockaddr returns ap as the wrappers of system calls want it. A scope that
+// names no interface makes an address that can't be bound.
+func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	if ap.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+	}
+	sa := &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+	if zone := ap.Addr().Zone(); zone != "" {
+		sa.ZoneId = math.MaxInt32
+		if ifi, err := net.InterfaceByName(zone); err == nil {
+			sa.ZoneId = uint32(ifi.Index)
+		}
+	}
+	return sa
 }
 
 // prepare sets the options that must stand before bind(2).

@@ -80,12 +80,12 @@ func (s *Sockets) adoptIP(f *os.File, kind int, at netip.AddrPort, dual bool) er
 				return rootCause(err)
 			}
 		}
-		pc, err := net.FilePacketConn(f)
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		s.datagrams = append(s.datagrams, &datagramSocket{
-			conn: pc.(*net.UDPConn), netid: pick(is6, rpcbind.UDP, rpcbind.UDP6), listed: at, dual: dual})
+			fd: fd, netid: pick(is6, rpcbind.UDP, rpcbind.UDP6), listed: at, dual: dual})
 		return nil
 	case unix.SOCK_STREAM:
 		l, err := net.FileListener(f)

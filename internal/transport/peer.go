@@ -57,6 +57,5 @@ func incomingInterface(c *net.TCPConn, is6 bool) (uint32, error) {
 	if errno != 0 {
 		return 0, errno
 	}
-	_, ifindex := packetInfo(buf[:min(n, uint32(len(buf)))])
-	return ifindex, nil
+	return readPacketInfo(buf[:min(n, uint32(len(buf)))]).ifindex, nil
 }

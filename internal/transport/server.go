@@ -67,35 +67,56 @@ const drainTime = 5 * time.Second
 // calls, waits for those in progress, at most drainTime, and closes everything.
 func (s *Server) Serve(ctx context.Context, socks *Sockets) {
 	var loops sync.WaitGroup
-	for _, d := range socks.datagrams {
-		loops.Go(func() { d.serve(s) })
+	workers := s.workers(socks)
+	for _, w := range workers {
+		loops.Go(w.serve)
 	}
 	for _, l := range socks.streams {
 		loops.Go(func() { l.accept(s) })
 	}
 	<-ctx.Done()
-	s.stop(socks)
+	s.stop(socks, workers)
 	loops.Wait()
 	s.drain()
+	s.forwarder.close()
+	for _, w := range workers {
+		w.close()
+	}
 	for _, d := range socks.datagrams {
-		d.conn.Close()
+		d.close()
 	}
 	for _, path := range socks.paths {
 		os.Remove(path)
 	}
-	s.forwarder.close()
 	s.log.Debug("transport ended", "read_errors", s.counts.readErrors.Load(),
 		"write_errors", s.counts.writeErrors.Load(), "capped", s.counts.capped.Load())
 }
 
+// workers makes a worker for each share of the datagram sockets.
+func (s *Server) workers(socks *Sockets) (list []*datagramWorker) {
+	shares := map[int][]*datagramSocket{}
+	for _, d := range socks.datagrams {
+		shares[d.worker] = append(shares[d.worker], d)
+	}
+	for _, share := range shares {
+		w, err := newDatagramWorker(s, share)
+		if err != nil {
+			s.log.Error("datagrams are not answered", "err", err)
+			continue
+		}
+		list = append(list, w)
+	}
+	return list
+}
+
 // stop ends the taking of new calls. Connections that wait for one end now,
 // those in a call when it is answered.
-func (s *Server) stop(socks *Sockets) {
+func (s *Server) stop(socks *Sockets, workers []*datagramWorker) {
 	for _, l := range socks.streams {
 		l.listener.Close()
 	}
-	for _, d := range socks.datagrams {
-		d.conn.SetReadDeadline(time.Now())
+	for _, w := range workers {
+		w.stop()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,10 +166,12 @@ func (s *Server) untrack(c *stream) {
 
 // forward passes on a call for another program, whose answer leaves from d,
 // the socket that the call came to.
-func (s *Server) forward(f *portmapper.Forwarding, d *datagramSocket, to netip.AddrPort) {
-	local, is6 := f.Origin.Local.Addr(), d.netid.Is6()
+func (s *Server) forward(f *portmapper.Forwarding, d *datagramSocket, to unix.Sockaddr) {
+	local := f.Origin.Local.Addr()
 	s.forwarder.submit(f, func(reply []byte) {
-		d.send(s, reply, to, sourceControl(nil, local, is6))
+		if d.send(reply, to, local) != nil {
+			s.counts.writeErrors.Add(1)
+		}
 	})
 }
 
@@ -157,19 +180,13 @@ func (s *Server) forward(f *portmapper.Forwarding, d *datagramSocket, to netip.A
 func (s *Sockets) JoinMulticast(ifindexes []int) {
 	group := netip.MustParseAddr("ff02::202").As16()
 	for _, d := range s.datagrams {
-		if !d.netid.Is6() || !d.listed.Addr().IsUnspecified() {
+		if !d.netid.Is6() || !d.listed.Addr().IsUnspecified() || d.worker > 0 {
 			continue
 		}
-		raw, err := d.conn.SyscallConn()
-		if err != nil {
-			continue
+		for _, i := range ifindexes {
+			// Interfaces without multicast refuse; they get no broadcasts either.
+			unix.SetsockoptIPv6Mreq(d.fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
+				&unix.IPv6Mreq{Multiaddr: group, Interface: uint32(i)})
 		}
-		raw.Control(func(fd uintptr) {
-			for _, i := range ifindexes {
-				// Interfaces without multicast refuse; they get no broadcasts either.
-				unix.SetsockoptIPv6Mreq(int(fd), unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
-					&unix.IPv6Mreq{Multiaddr: group, Interface: uint32(i)})
-			}
-		})
 	}
 }

@@ -74,6 +74,8 @@ type testServer struct {
 	*Server
 	seen     *seen
 	registry *registry.Registry
+	socks    *Sockets // if serveOn opened them
+	stop     func()
 }
 
 func newTestServer(t testing.TB, allow string, own []registry.Registration, opt portmapper.Options) *testServer {
@@ -85,7 +87,7 @@ func newTestServer(t testing.TB, allow string, own []registry.Registration, opt 
 	return s
 }
 
-// start serves on the sockets until the test ends.
+// start serves on the sockets until the test ends, or stop is called.
 func (s *testServer) start(t testing.TB, socks *Sockets) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -93,9 +95,9 @@ func (s *testServer) start(t testing.TB, socks *Sockets) {
 		defer close(ended)
 		s.Serve(ctx, socks)
 	}()
+	s.stop = func() { cancel(); <-ended }
 	t.Cleanup(func() {
-		cancel()
-		<-ended
+		s.stop()
 		if n := s.open(); n != (shares{}) {
 			t.Errorf("connections are counted after the end: %+v", n)
 		}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,12 @@ type streamSocket struct {
 	device   string         // interface that it is bound to, if any
 	dual     bool           // an IPv6 socket that gets IPv4 too
 	path     string         // of a unix socket
+}
+
+func (l *streamSocket) control(f func(fd int)) {
+	if raw, err := l.listener.(syscall.Conn).SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
 }
 
 func (l *streamSocket) netids() []rpcbind.NetID { return netids(l.netid, l.dual) }

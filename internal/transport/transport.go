@@ -8,8 +8,9 @@
 // are separate where we open them, so that a flood from outside fills only its
 // own queue.
 //
-// Each datagram socket has one goroutine that reads, answers and writes; each
-// stream connection has one of its own. Server.Serve owns them all.
+// Datagrams are read, answered and written in batches by a few workers, each
+// with sockets of its own; each stream connection has a goroutine of its own.
+// Server.Serve owns them all.
 package transport
 
 import (
@@ -37,6 +38,9 @@ type Config struct {
 	LoopbackOnly bool
 	// NetIDs are the IP transports to open.
 	NetIDs []rpcbind.NetID
+	// Workers is how many goroutines share the datagrams, each with sockets of its
+	// own, among which the kernel divides the callers; 0 means one.
+	Workers int
 	// Unix are paths of unix sockets; one that begins with "@" is in the
 	// abstract name space (unix(7)).
 	Unix []string
@@ -157,7 +161,7 @@ func (s *Sockets) everywhere(port uint16) bool {
 // Close closes sockets that Serve was not called on.
 func (s *Sockets) Close() {
 	for _, d := range s.datagrams {
-		d.conn.Close()
+		d.close()
 	}
 	for _, l := range s.streams {
 		l.listener.Close()
