@@ -23,6 +23,7 @@ var layers = []string{
 	"internal/policyfile",
 	"internal/accessfile",
 	"internal/transport",
+	"internal/sourcefilter",
 	"internal/warmstart",
 	"internal/sockdiag",
 	"rpcbind/client",

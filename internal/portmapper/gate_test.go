@@ -52,7 +52,7 @@ func TestGate(t *testing.T) {
 func checkRefused(t *testing.T, what string, n rpcbind.NetID, got []byte, outcome portmapper.Outcome) {
 	t.Helper()
 	if n.Datagram() {
-		if outcome != portmapper.Silence || len(got) > 0 {
+		if outcome != portmapper.Refused || len(got) > 0 {
 			t.Errorf("%s: outcome %d, %x; want silence", what, outcome, got)
 		}
 		return

@@ -84,6 +84,9 @@ func New(r *registry.Registry, current func() *policy.Policy, h Host, obs Observ
 	}
 }
 
+// Policy returns the policy in force.
+func (m *Mapper) Policy() *policy.Policy { return m.policy() }
+
 // Decide tells what the policy in force says to o.
 func (m *Mapper) Decide(o *policy.Origin) policy.Decision { return m.policy().Decide(o) }
 
@@ -93,6 +96,7 @@ type Outcome uint8
 // Outcomes of Worker.Answer.
 const (
 	Silence Outcome = iota // send nothing
+	Refused                // send nothing: the policy refuses the source of a datagram
 	Reply                  // send the reply
 	HangUp                 // not RPC: send nothing, close a stream
 	Forward                // hand Worker.Forwarded to the forwarder
@@ -188,7 +192,7 @@ func (w *Worker) refuse(buf []byte, d policy.Decision) ([]byte, Outcome) {
 		w.m.observer.Refused(w.origin, &w.call, d)
 	}
 	if w.origin.NetID.Datagram() {
-		return buf, Silence
+		return buf, Refused
 	}
 	return oncrpc.AppendAuthError(buf, w.call.XID, oncrpc.AuthTooWeak), Reply
 }

@@ -24,6 +24,7 @@ type datagramSocket struct {
 	// The rest is its worker's alone.
 	links    links
 	received uint64 // datagrams
+	refused  floodMeter
 }
 
 func (d *datagramSocket) netids() []rpcbind.NetID { return netids(d.netid, d.dual) }

@@ -28,8 +28,8 @@ import (
 
 var ipTransports = []rpcbind.NetID{rpcbind.UDP, rpcbind.TCP, rpcbind.UDP6, rpcbind.TCP6}
 
-// serveOn opens the sockets of c on h and serves them in this process.
-func serveOn(t *testing.T, h *lab.Host, allow string, c Config, opt portmapper.Options) *testServer {
+// prepareOn opens the sockets of c on h, to be served in this process.
+func prepareOn(t *testing.T, h *lab.Host, allow string, c Config, opt portmapper.Options) *testServer {
 	t.Helper()
 	c.Port, c.NetIDs = cmp.Or(c.Port, rpcbind.Port), ipTransports
 	var socks *Sockets
@@ -42,12 +42,19 @@ func serveOn(t *testing.T, h *lab.Host, allow string, c Config, opt portmapper.O
 	}
 	s := newTestServer(t, allow, socks.Own(), opt)
 	s.socks = socks
-	s.start(t, socks)
 	t.Cleanup(func() {
 		if n := s.counts.writeErrors.Load(); n > 0 {
 			t.Errorf("%d answers could not be sent", n)
 		}
 	})
+	return s
+}
+
+// serveOn opens the sockets of c on h and serves them.
+func serveOn(t *testing.T, h *lab.Host, allow string, c Config, opt portmapper.Options) *testServer {
+	t.Helper()
+	s := prepareOn(t, h, allow, c, opt)
+	s.start(t, s.socks)
 	return s
 }
 

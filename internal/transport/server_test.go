@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,14 +76,15 @@ type testServer struct {
 	seen     *seen
 	registry *registry.Registry
 	socks    *Sockets // if serveOn opened them
+	policy   atomic.Pointer[policy.Policy]
 	stop     func()
 }
 
 func newTestServer(t testing.TB, allow string, own []registry.Registration, opt portmapper.Options) *testServer {
 	t.Helper()
-	p := rules(t, allow)
 	s := &testServer{seen: &seen{}, registry: registry.New(own, nil, nil)}
-	m := portmapper.New(s.registry, func() *policy.Policy { return p }, everything{}, s.seen, opt)
+	s.policy.Store(rules(t, allow))
+	m := portmapper.New(s.registry, s.policy.Load, everything{}, s.seen, opt)
 	s.Server = NewServer(m, slog.New(slog.DiscardHandler))
 	return s
 }

@@ -53,12 +53,15 @@ const (
 // accept hands connections to goroutines of their own until the listener is closed.
 func (l *streamSocket) accept(s *Server) {
 	pause := time.Duration(0)
+	var meter floodMeter
 	for {
 		conn, err := l.listener.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			l.admit(s, conn)
+			if refused := l.admit(s, conn); refused && meter.add(clock(), floodStreams) {
+				s.streamShield.raise()
+			}
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, unix.ECONNABORTED):
@@ -72,25 +75,26 @@ func (l *streamSocket) accept(s *Server) {
 	}
 }
 
-// admit starts to serve conn if its source has not too many already.
-func (l *streamSocket) admit(s *Server, conn net.Conn) {
+// admit starts to serve conn if its source has not too many already. It reports
+// whether the policy refuses the source.
+func (l *streamSocket) admit(s *Server, conn net.Conn) (refused bool) {
 	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker()}
 	c.worker.Pause = hold
 	var err error
 	if c.origin, err = l.origin(conn, s.reserved); err != nil {
 		conn.Close()
-		return
+		return false
 	}
 	c.refused = s.mapper.Decide(&c.origin).Verdict != policy.Answer
 	if !s.caps.enter(&c.origin, c.refused) {
 		s.counts.capped.Add(1)
 		conn.Close()
-		return
+		return c.refused
 	}
 	if !s.track(c) {
 		s.caps.leave(&c.origin, c.refused)
 		conn.Close()
-		return
+		return c.refused
 	}
 	go func() {
 		defer s.untrack(c)
@@ -98,6 +102,7 @@ func (l *streamSocket) admit(s *Server, conn net.Conn) {
 		defer conn.Close()
 		c.serve()
 	}()
+	return c.refused
 }
 
 func (l *streamSocket) origin(conn net.Conn, reserved uint16) (policy.Origin, error) {

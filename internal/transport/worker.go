@@ -145,6 +145,10 @@ func (w *datagramWorker) answer(d *datagramSocket, i int, now int64) {
 	switch outcome {
 	case portmapper.Reply:
 		b.reply(i, reply, w.origin.Local.Addr(), d.netid.Is6())
+	case portmapper.Refused:
+		if d.refused.add(now, floodDatagrams) {
+			w.server.datagramShield.raise()
+		}
 	case portmapper.Forward:
 		w.server.forward(&w.mapper.Forwarded, d, b.from[i].sockaddr())
 	}

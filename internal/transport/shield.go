@@ -1,0 +1,197 @@
+package transport
+
+import (
+	"context"
+	"log/slog"
+	"time"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"rpcward/internal/policy"
+	"rpcward/internal/sourcefilter"
+)
+
+// shield has the kernel drop what the policy refuses, for as long as there is a
+// flood of it: before it takes a place in a queue that others need, and on the
+// processor of whoever sends it where that is this machine.
+//
+// In quiet times there is none, so that each refusal is seen and logged. The
+// policy still decides about all that passes.
+type shield struct {
+	kind    string // for the log
+	sockets []socket
+	policy  func() *policy.Policy
+	log     *slog.Logger
+	dropped func(n uint64) // told what the kernel dropped; may be nil
+	oneIn   uint32         // lets so many through all the same, see sourcefilter.Filter
+	hold    time.Duration  // how long a flood must be over
+
+	alarm chan struct{}
+	drops []uint32 // of each socket, as last read
+}
+
+const (
+	// A flood is more than this many refusals in a stretch of time: of datagrams
+	// 20,000 a second, of connections, which cost far more, 1,000.
+	floodStretch   = 50 * time.Millisecond
+	floodDatagrams = 1000
+	floodStreams   = 50
+
+	// Over is less than this, for as long as shieldHold.
+	calmRate   = 1000 // drops a second
+	shieldHold = 5 * time.Second
+	shieldTick = 250 * time.Millisecond
+
+	sampleOneIn = 64 // of refused datagrams, to tell who sends them
+)
+
+// newShield returns a shield for those sockets that strangers can reach.
+func newShield(s *Server, kind string, oneIn uint32) *shield {
+	return &shield{
+		kind: kind, policy: s.mapper.Policy, log: s.log, dropped: s.Dropped, oneIn: oneIn, hold: shieldHold,
+		alarm: make(chan struct{}, 1),
+	}
+}
+
+// floodMeter tells a flood of refusals from a few. It is for one goroutine.
+type floodMeter struct {
+	began int64 // of this stretch, in the time of clock
+	count int
+}
+
+// add counts a refusal at now, and reports whether there are more than limit in
+// this stretch of time.
+func (m *floodMeter) add(now int64, limit int) bool {
+	if now-m.began > int64(floodStretch) {
+		m.began, m.count = now, 0
+	}
+	m.count++
+	return m.count > limit
+}
+
+// raise asks for the shield, from any goroutine.
+func (s *shield) raise() {
+	select {
+	case s.alarm <- struct{}{}:
+	default:
+	}
+}
+
+// run raises the shield when it is asked for, until ctx is done.
+func (s *shield) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.alarm:
+			s.guard(ctx)
+		}
+	}
+}
+
+// guard keeps the shield up until the flood is over.
+func (s *shield) guard(ctx context.Context) {
+	p := s.policy()
+	defer s.lower()
+	if !s.attach(p) {
+		sleep(ctx, s.hold)
+		return
+	}
+	s.log.Warn("many calls are refused: the kernel drops them until there are fewer", "over", s.kind)
+	var total uint64
+	s.read()
+	for calm := time.Duration(0); calm < s.hold && sleep(ctx, shieldTick); calm += shieldTick {
+		if next := s.policy(); next != p {
+			if p = next; !s.attach(p) {
+				break
+			}
+		}
+		n := s.read()
+		total += n
+		if s.dropped != nil {
+			s.dropped(n)
+		}
+		if n > calmRate*uint64(shieldTick)/uint64(time.Second) {
+			calm = 0
+		}
+	}
+	s.log.Info("fewer calls are refused: the kernel lets them through again", "over", s.kind, "dropped", total)
+}
+
+// sleep waits for d, and reports whether ctx is still not done.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// attach makes the kernel drop what p refuses. The filter of before stays in
+// force until the new one is.
+func (s *shield) attach(p *policy.Policy) bool {
+	v4, v6, ok := p.Sources()
+	if !ok {
+		s.log.Warn("many calls are refused, but rules that look at more than a client's address keep the kernel from dropping them", "over", s.kind)
+		return false
+	}
+	f := sourcefilter.Filter{IPv4: v4, IPv6: v6, OneIn: s.oneIn}
+	program, err := f.Program()
+	if err == nil {
+		err = s.load(program)
+	}
+	if err != nil {
+		s.log.Warn("many calls are refused, but the kernel can't be made to drop them", "over", s.kind, "err", err)
+	}
+	return err == nil
+}
+
+func (s *shield) load(program []bpf.RawInstruction) (err error) {
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(program)))}
+	for _, socket := range s.sockets {
+		socket.control(func(fd int) {
+			if e := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); e != nil {
+				err = e
+			}
+		})
+	}
+	return err
+}
+
+// lower lets everything through again. Sockets that were passed to us may live
+// longer than we do.
+func (s *shield) lower() {
+	for _, socket := range s.sockets {
+		socket.control(func(fd int) { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
+	}
+	select {
+	case <-s.alarm: // it rang while the shield was up
+	default:
+	}
+}
+
+// read returns how many packets the kernel has dropped at the sockets since it
+// was called last: SK_MEMINFO_DROPS of SO_MEMINFO, linux/sock_diag.h.
+func (s *shield) read() (sum uint64) {
+	if s.drops == nil {
+		s.drops = make([]uint32, len(s.sockets))
+	}
+	for i, socket := range s.sockets {
+		socket.control(func(fd int) {
+			var info [unix.SK_MEMINFO_VARS]uint32
+			size := uint32(unsafe.Sizeof(info))
+			_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+				uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+			if now := info[unix.SK_MEMINFO_DROPS]; errno == 0 {
+				sum += uint64(now - s.drops[i]) // modulo 2^32, as the kernel counts
+				s.drops[i] = now
+			}
+		})
+	}
+	return sum
+}
