@@ -101,7 +101,7 @@ func (a *accessLog) summarize(since time.Duration) {
 	a.sumUpPrefixes(&a.refused, seconds)
 	a.sumUpPrefixes(&a.limited, seconds)
 	if n := a.dropped.Swap(0); n > 0 {
-		text := fmt.Sprintf("%s datagrams of refused networks dropped in the kernel during a flood, in the last %d s", grouped(n), seconds)
+		text := fmt.Sprintf("%s packets of refused networks dropped in the kernel during a flood, in the last %d s", grouped(n), seconds)
 		if !a.queue.offer(authWarning, text) {
 			a.dropped.Add(n)
 		}
@@ -129,7 +129,7 @@ func (a *accessLog) sumUp(limit *lineLimit, p syslog.Priority, what string) {
 // Refusals returns the count of refused calls.
 func (a *accessLog) Refusals() *tally.Table { return a.refused.table }
 
-// DroppedInKernel adds n datagrams that the kernel dropped for us. They are in
+// DroppedInKernel adds n packets that the kernel dropped for us. They are in
 // no other count.
 func (a *accessLog) DroppedInKernel(n uint64) { a.dropped.Add(n) }
 

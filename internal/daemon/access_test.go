@@ -116,7 +116,7 @@ func TestAccessLines(t *testing.T) {
 			a.DroppedInKernel(4_000_000)
 			a.DroppedInKernel(1)
 		}, lines{
-			"4,000,001 datagrams of refused networks dropped in the kernel during a flood, in the last 10 s",
+			"4,000,001 packets of refused networks dropped in the kernel during a flood, in the last 10 s",
 		}},
 		{"not saved", policy.Rates{}, func(a *accessLog) {
 			for range refusedLines + 3 {
@@ -231,7 +231,7 @@ func TestAccessLogWithoutRoom(t *testing.T) {
 		q.close()
 		want := append(append([]string{"first"}, fill...),
 			"6 more requests from unauthorized hosts in other networks in the last 1 s",
-			"70 datagrams of refused networks dropped in the kernel during a flood, in the last 1 s")
+			"70 packets of refused networks dropped in the kernel during a flood, in the last 1 s")
 		if d := cmp.Diff(want, g.lines); d != "" {
 			t.Errorf("lines (-want +got):\n%s", d)
 		}

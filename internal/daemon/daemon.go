@@ -268,7 +268,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + transport.Workers())
 	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
 	d.announce()
-	transport.NewServer(mapper, d.log).Serve(ctx, d.socks)
+	server := transport.NewServer(mapper, d.log)
+	server.Dropped = d.access.DroppedInKernel
+	server.Serve(ctx, d.socks)
 	cancel()
 	endLogging()
 	workers.Wait()

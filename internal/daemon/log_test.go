@@ -129,7 +129,7 @@ func neighbour(t *testing.T, n *lab.Net, i int, network string) net.Conn {
 }
 
 // counted matches what says how many calls had no line of their own.
-var counted = regexp.MustCompile(`(?m)^rpcward: warning: ([0-9,]+)(?: more)? (?:requests? from (?:an )?unauthorized hosts?|datagrams of refused networks)`)
+var counted = regexp.MustCompile(`(?m)^rpcward: warning: ([0-9,]+)(?: more)? (?:requests? from (?:an )?unauthorized hosts?|packets of refused networks)`)
 
 // told returns how many refused calls a log has lines for, and how many it sums up.
 func told(t *testing.T, log string) (lines, more int) {

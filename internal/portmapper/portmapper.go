@@ -1,9 +1,10 @@
 // Package portmapper answers calls to the port mapper, RFC 1833: one message
 // in, one reply out, from a snapshot of the registry and the policy in force.
 //
-// The order is fixed: the header is parsed, the policy decides, the rate of the
-// caller's prefix is kept, and only then is anything else looked at. That holds for every program, version and
-// procedure, so no answer of any kind goes round the gate.
+// The order is fixed: the policy decides, the rate of the caller's prefix is
+// kept, and only then is anything else looked at. That holds for every program,
+// version and procedure and for what is no call, so that no answer of any kind
+// goes round the gate.
 //
 // A Worker belongs to one goroutine. Looking up, and refusing, take no lock
 // and allocate nothing; SET and UNSET wait until the registry has saved them.
@@ -35,7 +36,8 @@ type Host interface {
 // Observer is told what a Mapper did, for logs and counters. Its methods must
 // not block. The arguments are valid during the call only.
 type Observer interface {
-	// Refused tells of a call that the policy refused.
+	// Refused tells of a call that the policy refused; c is zero for what is no
+	// call at all.
 	Refused(o *policy.Origin, c *oncrpc.Call, d policy.Decision)
 	// Limited tells of a call over the rate of its source prefix, whatever
 	// becomes of it: silence, a later answer, or none but this note.
@@ -146,13 +148,14 @@ func (m *Mapper) NewWorker() *Worker { return &Worker{m: m} }
 // It keeps neither msg nor o, except in Forwarded and for Continue.
 func (w *Worker) Answer(buf, msg []byte, o *policy.Origin) ([]byte, Outcome) {
 	var err error
-	if w.call, err = oncrpc.ParseCall(msg); err != nil {
-		return buf, HangUp
-	}
 	w.origin, w.size = o, len(msg)
 	d := w.m.policy().Decide(o)
-	if d.Verdict != policy.Answer {
-		return w.refuse(buf, d)
+	w.call, err = oncrpc.ParseCall(msg)
+	switch {
+	case d.Verdict != policy.Answer:
+		return w.refuse(buf, d, err == nil)
+	case err != nil:
+		return buf, HangUp
 	}
 	if !w.due(d.Listed) {
 		return buf, w.holdBack()
@@ -187,12 +190,15 @@ func (w *Worker) done(buf []byte, outcome Outcome) ([]byte, Outcome) {
 
 // refuse answers strangers: over UDP nothing, for the source may be forged;
 // over TCP an error that ends their waiting.
-func (w *Worker) refuse(buf []byte, d policy.Decision) ([]byte, Outcome) {
+func (w *Worker) refuse(buf []byte, d policy.Decision, isCall bool) ([]byte, Outcome) {
 	if w.m.observer != nil {
 		w.m.observer.Refused(w.origin, &w.call, d)
 	}
-	if w.origin.NetID.Datagram() {
+	switch {
+	case w.origin.NetID.Datagram():
 		return buf, Refused
+	case !isCall:
+		return buf, HangUp
 	}
 	return oncrpc.AppendAuthError(buf, w.call.XID, oncrpc.AuthTooWeak), Reply
 }

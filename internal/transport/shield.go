@@ -81,6 +81,7 @@ func (s *shield) raise() {
 
 // run raises the shield when it is asked for, until ctx is done.
 func (s *shield) run(ctx context.Context) {
+	s.read() // what passed sockets have dropped before
 	for {
 		select {
 		case <-ctx.Done():
@@ -100,24 +101,30 @@ func (s *shield) guard(ctx context.Context) {
 		return
 	}
 	s.log.Warn("many calls are refused: the kernel drops them until there are fewer", "over", s.kind)
-	var total uint64
-	s.read()
+	var total uint64 // with what found no room in a queue before
 	for calm := time.Duration(0); calm < s.hold && sleep(ctx, shieldTick); calm += shieldTick {
 		if next := s.policy(); next != p {
 			if p = next; !s.attach(p) {
 				break
 			}
 		}
-		n := s.read()
+		n := s.report()
 		total += n
-		if s.dropped != nil {
-			s.dropped(n)
-		}
 		if n > calmRate*uint64(shieldTick)/uint64(time.Second) {
 			calm = 0
 		}
 	}
+	total += s.report()
 	s.log.Info("fewer calls are refused: the kernel lets them through again", "over", s.kind, "dropped", total)
+}
+
+// report tells of the drops since it was called last, and returns their number.
+func (s *shield) report() uint64 {
+	n := s.read()
+	if s.dropped != nil {
+		s.dropped(n)
+	}
+	return n
 }
 
 // sleep waits for d, and reports whether ctx is still not done.
