@@ -20,6 +20,7 @@ type Crowd struct {
 	Readers int            // that ask for the whole list and don't read it
 	Writers int            // that send a call of which a byte comes each second
 	From    []netip.Addr   // our addresses, taken by turns; none leaves it to the kernel
+	Hurry   time.Duration  // after which no more connections are tried
 	Time    time.Duration  // they stay
 	Ready   func()         // called when all stand; may be nil
 }
@@ -78,7 +79,14 @@ func (c *Crowd) connect() (conns []net.Conn, failed int) {
 			}
 		})
 	}
+	begin := time.Now()
 	for i := range list {
+		if time.Since(begin) > c.Hurry {
+			mu.Lock()
+			failed += len(list) - i
+			mu.Unlock()
+			break
+		}
 		jobs <- i
 	}
 	close(jobs)

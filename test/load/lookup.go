@@ -57,15 +57,18 @@ func Run(p Plan) (Result, error) {
 	return result(tallies, took, processorTime()-used), nil
 }
 
-// span is the measured time. What is sent before begin is warm-up.
+// span is the measured time: replies count that come in it, and calls as sent
+// or lost that were sent in it.
 type span struct{ begin, end time.Time }
+
+func (s *span) measures(now time.Time) bool { return !now.Before(s.begin) && now.Before(s.end) }
 
 // slot is a call that may be under way. Its transaction id is its number and,
 // above that, how often it was used, so that a late reply is told from a right one.
 type slot struct {
 	xid    uint32
 	busy   bool
-	counts bool // sent in the measured time
+	counts bool // was sent in the measured time
 	sent   time.Time
 	ask    Question
 }
@@ -75,12 +78,12 @@ type datagramLoop struct {
 	*Plan
 	*span
 	*tally
-	fd      int
-	asker   Asker
-	slots   []slot
-	free    []int // numbers of slots that are not under way
-	out     segments
-	in      *batch
+	fd    int
+	asker Asker
+	slots []slot
+	free  []int // numbers of slots that are not under way
+	out   segments
+	in    *batch
 
 	start    time.Time // of an open loop
 	due      uint64    // calls that the clock has asked for, of which
@@ -235,11 +238,9 @@ func (l *datagramLoop) take(reply []byte, now time.Time) {
 	switch {
 	case !s.ask.right(reply):
 		l.wrong++
-	case s.counts && now.Before(l.end):
+	case l.measures(now):
 		l.answered++
 		l.latency.Record(now.Sub(s.sent))
-	case s.counts: // after the end: neither lost nor part of the rate
-		l.sent--
 	}
 }
 

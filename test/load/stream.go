@@ -130,10 +130,23 @@ func (l *streamLoop) take(s *slot, reply []byte) {
 	switch {
 	case len(reply) < 4 || xidOf(reply) != s.xid || !s.ask.right(reply):
 		l.wrong++
-	case s.counts && (now.Before(l.end) || l.Count > 0):
+	case l.measures(now):
 		l.answered++
 		l.latency.Record(now.Sub(s.sent))
-	case s.counts:
-		l.sent--
 	}
+}
+
+// Ask makes one call over a stream and reports whether the reply is right.
+func Ask(conn net.Conn, q Question, timeout time.Duration) (right bool, err error) {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return false, err
+	}
+	if _, err := conn.Write(record(q.Call)); err != nil {
+		return false, err
+	}
+	reply, err := oncrpc.ReadRecord(conn, nil, maxReply)
+	if err != nil {
+		return false, err
+	}
+	return q.right(reply), nil
 }

@@ -166,6 +166,7 @@ func crowd(args []string) (any, error) {
 	o.IntVar(&c.Idle, "idle", 1000, "connections that make one call")
 	o.IntVar(&c.Readers, "readers", 0, "connections that ask for the list and don't read it")
 	o.IntVar(&c.Writers, "writers", 0, "connections that send a byte a second")
+	o.DurationVar(&c.Hurry, "hurry", 20*time.Second, "after which no more connections are tried")
 	from := o.String("from", "", "our addresses, `FIRST+COUNT`")
 	p, err := o.plan(args)
 	if err != nil {
