@@ -3,7 +3,7 @@
 GO     ?= go
 BINARY := bin/rpcward
 
-.PHONY: build run demo test fuzz compare clean
+.PHONY: build run demo test fuzz compare bench soak clean
 
 build: ## one static binary, bin/rpcward
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(BINARY) ./cmd/rpcward
@@ -22,6 +22,12 @@ fuzz: ## each fuzz target for FUZZTIME
 
 compare: build ## memory and start time beside rpcbind's, for docs/performance.md (root)
 	./test/compare ./$(BINARY)
+
+bench: build ## rpcbind, rpcward and an echo under load, into docs/performance.md (root); BENCH=quick: a minute, no file
+	./test/bench ./$(BINARY) $(or $(BENCH),full)
+
+soak: build ## mixed load for SOAK (root); RACE=1: with the race detector
+	./test/soak ./$(BINARY) $(or $(SOAK),5m)
 
 clean:
 	rm -rf bin

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ type bed struct {
 	command []string
 	proc    *lab.Process
 	echo    bool // it answers anything, and knows no rules
+	answers atomic.Uint64
 }
 
 // tools are the programs that the bench builds, once.
@@ -78,6 +80,11 @@ func toolsOf(t testing.TB) tools {
 func newBed(t testing.TB, name string, command ...string) *bed {
 	t.Helper()
 	b := &bed{t: t, name: name, command: command, Net: lab.NewNet(t)}
+	t.Cleanup(func() {
+		if b.answers.Load() == 0 && !t.Failed() {
+			t.Errorf("%s has answered nothing at all", name)
+		}
+	})
 	// Answers to spoofed addresses need a way, or the kernel drops the packets.
 	b.Server.MustRun("ip", "route", "add", "default", "via", lab.StrangerIP.String())
 	return b
@@ -144,11 +151,11 @@ func (b *bed) startAgain(s setting) {
 	}
 	b.proc = b.Server.Start("prlimit", append(limits(s.descriptors, serverCore), b.command...)...)
 	b.proc.Name = b.name
-	lab.Eventually(b.t, b.name+" answering", b.answers)
+	lab.Eventually(b.t, b.name+" answering", b.ask)
 }
 
-// answers reports whether the server answers a call of its own host.
-func (b *bed) answers() error {
+// ask reports whether the server answers a call of its own host.
+func (b *bed) ask() error {
 	conn, err := b.Server.Dial("udp", "127.0.0.1:111")
 	if err != nil {
 		return err
@@ -302,7 +309,7 @@ type lookups struct {
 	window        int
 	rate          float64
 	registrations int
-	time          time.Duration
+	warmup, time  time.Duration
 }
 
 // look makes look-ups. A wrong reply ends the bench.
@@ -322,13 +329,14 @@ func (b *bed) tryLook(l lookups) (load.Result, error) {
 	if err == nil && r.Wrong > 0 {
 		err = fmt.Errorf("%s gave %d wrong replies to %+v", b.name, r.Wrong, l)
 	}
+	b.answers.Add(r.Answered)
 	return r, err
 }
 
 func (b *bed) lookArgs(l lookups) []string {
 	return []string{
 		"lookup", "-addr", netip.AddrPortFrom(l.from.addr, rpcbind.Port).String(), "-version", strconv.Itoa(l.version),
-		"-window", strconv.Itoa(l.window), "-rate", fmt.Sprint(l.rate), "-time", l.time.String(), "-count", strconv.Itoa(l.registrations),
+		"-window", strconv.Itoa(l.window), "-rate", fmt.Sprint(l.rate), "-time", l.time.String(), "-warmup", l.warmup.String(), "-count", strconv.Itoa(l.registrations),
 		fmt.Sprintf("-unchecked=%t", b.echo), fmt.Sprintf("-tcp=%t", l.tcp),
 	}
 }

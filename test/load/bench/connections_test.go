@@ -20,8 +20,8 @@ var firstIdle = netip.MustParseAddr("10.99.0.101")
 func measureConnections(t testing.TB, s scale) report {
 	s.idle = min(s.idle, manyDescriptors()/2-2*s.slow-200)
 	tab := table{
-		text: fmt.Sprintf("Look-ups beside %s idle TCP connections from %d addresses, %d that ask for the list and do not read it, and %[3]d that send a byte a second; then beside %[4]s with 256 descriptors for all. Memory is VmRSS. rpcward lets the network have half of its descriptors, of which there are %[5]s unless the table says otherwise; rpcbind takes 128.", number(float64(s.idle)), s.idleSources, s.slow, number(float64(s.idle)/20), number(float64(manyDescriptors()))),
-		head: []string{"server", "descriptors", "connections that stood", "closed by it", "UDP look-ups per second: alone", "beside", "TCP: alone", "beside", "memory: alone", "beside"},
+		text: fmt.Sprintf("Look-ups beside %s idle TCP connections from %d addresses, %d that ask for the list and do not read it, and %[3]d that send a byte a second; then beside %[4]s with 256 descriptors for all. Memory is VmRSS. rpcward lets the network have half of its descriptors, of which there are %[5]s unless the table says otherwise.", number(float64(s.idle)), s.idleSources, s.slow, number(float64(s.idle)/20), number(float64(manyDescriptors()))),
+		head: []string{"server", "descriptors", "connections that stood", "closed by it", "UDP look-ups per second: alone", "beside", "TCP: alone", "beside", "memory: alone", "beside", "SET per second beside"},
 	}
 	for _, b := range []*bed{rpcbindBed(t), rpcwardBed(t)} {
 		for i := range s.idleSources {
@@ -44,7 +44,7 @@ func measureCrowd(b *bed, s scale, at setting, idle int) []string {
 		at.registrations = min(at.registrations, s.stockRegistered)
 	}
 	b.start(at)
-	udp := lookups{from: overVeth, version: 2, window: s.window, registrations: at.registrations, time: s.time}
+	udp := lookups{from: overVeth, version: 2, window: s.window, registrations: at.registrations, warmup: s.warmup, time: s.time}
 	tcp := udp
 	tcp.tcp, tcp.window = true, 32
 	alone := samples{}
@@ -54,7 +54,7 @@ func measureCrowd(b *bed, s scale, at setting, idle int) []string {
 	}
 	memory := b.status("VmRSS")
 
-	stay := time.Duration(s.runs)*2*(s.time+200*time.Millisecond) + 200*time.Millisecond
+	stay := time.Duration(2*s.runs+1) * (s.time + 250*time.Millisecond)
 	p := b.begin(b.Inside, "crowd", "-addr", netip.AddrPortFrom(lab.ServerIP, rpcbind.Port).String(),
 		"-idle", fmt.Sprint(idle), "-readers", fmt.Sprint(s.slow), "-writers", fmt.Sprint(s.slow),
 		"-from", fmt.Sprintf("%v+%d", firstIdle, s.idleSources), "-time", stay.String(), "-hurry", "10s")
@@ -65,6 +65,7 @@ func measureCrowd(b *bed, s scale, at setting, idle int) []string {
 		beside.add(b.tryTCP(tcp), "tcp")
 	}
 	crowded := b.status("VmRSS")
+	registered := b.set(1, at.registrations+at.registrations%2, 0, s.time)
 	var r load.CrowdResult
 	b.read(p, &r)
 	descriptors := ""
@@ -74,7 +75,7 @@ func measureCrowd(b *bed, s scale, at setting, idle int) []string {
 	return []string{
 		b.name, descriptors, fmt.Sprintf("%s of %s", number(float64(r.Connected)), number(float64(r.Connected+r.Failed))), number(float64(r.Closed)),
 		alone.show("udp"), beside.show("udp"), alone.show("tcp"), beside.show("tcp"),
-		megabytes(float64(memory)), megabytes(float64(crowded)),
+		megabytes(float64(memory)), megabytes(float64(crowded)), number(registered.PerSecond),
 	}
 }
 

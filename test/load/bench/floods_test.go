@@ -57,11 +57,11 @@ func measureFloods(t testing.TB, s scale) report {
 
 // local is the load of the host's own look-ups, remote that of an allowed client.
 func (s *scale) local() lookups {
-	return lookups{from: overLoopback, version: 2, window: s.window, registrations: s.registrations[0], time: s.time}
+	return lookups{from: overLoopback, version: 2, window: s.window, registrations: s.registrations[0], warmup: s.warmup, time: s.time}
 }
 
 func (s *scale) remote() lookups {
-	return lookups{from: overVeth, version: 2, window: 4096, rate: 2000, registrations: s.registrations[0], time: s.time}
+	return lookups{from: overVeth, version: 2, window: 4096, rate: 2000, registrations: s.registrations[0], warmup: s.warmup, time: s.time}
 }
 
 // holdControlPort opens the sockets of the control, which the host ends with.
@@ -95,7 +95,7 @@ func measureFlood(got samples, b *bed, kind load.Kind, s scale) {
 // during makes look-ups while a flood is under way.
 func (b *bed) during(kind load.Kind, rate float64, port uint16, l lookups) (asked, flood load.Result) {
 	b.t.Helper()
-	const lead = 100 * time.Millisecond // for the flood to fill the queues
+	lead := l.warmup // for the flood to fill the queues
 	p := b.begin(b.Stranger, "flood", "-kind", string(kind), "-rate", fmt.Sprint(rate),
 		"-addr", netip.AddrPortFrom(lab.ServerWAN, port).String(), "-time", (l.time + 3*lead).String())
 	time.Sleep(lead)

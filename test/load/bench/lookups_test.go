@@ -25,12 +25,12 @@ func measureLookups(t testing.TB, s scale) report {
 		for _, from := range []place{overVeth, overLoopback} {
 			for _, version := range []int{2, 4} {
 				for _, b := range beds {
-					measureBoth(got, b, lookups{from: from, version: version, registrations: base.registrations, time: s.time}, s.window)
+					measureBoth(got, b, lookups{from: from, version: version, registrations: base.registrations, warmup: s.warmup, time: s.time}, s.window)
 				}
 			}
 		}
 		for _, b := range []*bed{stock, ward} {
-			r := b.look(lookups{from: overVeth, version: 2, tcp: true, window: 32, registrations: base.registrations, time: s.time})
+			r := b.look(lookups{from: overVeth, version: 2, tcp: true, window: 32, registrations: base.registrations, warmup: s.warmup, time: s.time})
 			got.add(r.PerSecond, b.name, "tcp")
 		}
 	}

@@ -25,7 +25,7 @@ func measureScale(t testing.TB, s scale) report {
 			for _, b := range []*bed{stock, ward} {
 				measureAt(got, b, at, s)
 			}
-			r := echo.look(lookups{from: overVeth, version: 2, window: s.window, registrations: few, time: s.time})
+			r := echo.look(lookups{from: overVeth, version: 2, window: s.window, registrations: few, warmup: s.warmup, time: s.time})
 			got.add(r.PerSecond, "echo")
 		}
 	}
@@ -41,7 +41,7 @@ func measureAt(got samples, b *bed, at setting, s scale) {
 	}
 	b.start(at)
 	for _, version := range []int{2, 4} {
-		r := b.look(lookups{from: overVeth, version: version, window: s.window, registrations: at.registrations, time: s.time})
+		r := b.look(lookups{from: overVeth, version: version, window: s.window, registrations: at.registrations, warmup: s.warmup, time: s.time})
 		got.add(r.PerSecond, b.name, asked, version)
 	}
 }
