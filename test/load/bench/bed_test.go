@@ -96,15 +96,33 @@ func rpcbindBed(t testing.TB) *bed {
 }
 
 func rpcwardBed(t testing.TB) *bed {
-	serve := []string{lab.Rpcward(t).Toolbox(), "serve"}
-	return newBed(t, "rpcward", append(serve, strings.Fields(*serverArgs)...)...)
+	program := lab.Rpcward(t).Toolbox()
+	command := append([]string{program, "serve"}, unlimited(t, program)...)
+	return newBed(t, "rpcward", append(command, strings.Fields(*serverArgs)...)...)
+}
+
+// unlimited is the option that takes the limit from the rate of listed clients,
+// if there is one: the bench asks from one address what many hosts would.
+func unlimited(t testing.TB, program string) []string {
+	t.Helper()
+	help, err := exec.Command(program, "serve", "--help").Output()
+	if err != nil {
+		t.Fatalf("%s serve --help: %v", program, err)
+	}
+	if strings.Contains(string(help), "--rate-listed ") {
+		return []string{"--rate-listed", "0"}
+	}
+	return nil
 }
 
 func echoBed(t testing.TB) *bed {
-	b := newBed(t, "echo", toolsOf(t).echo, "111", "28")
+	b := newBed(t, "echo", toolsOf(t).echo, "111", "28", insideNetwork)
 	b.echo = true
 	return b
 }
+
+// insideNetwork is the first address of the network that servers are open to.
+const insideNetwork = "10.99.0.0"
 
 func goEchoBed(t testing.TB) *bed {
 	b := newBed(t, "Go echo", toolsOf(t).load, "echo", "-port", "111", "-size", "28")
@@ -181,7 +199,7 @@ func (b *bed) writeRules(n int) {
 	for i := range n {
 		fmt.Fprintf(&allow, "rpcbind: 172.%d.%d.0/255.255.255.0\n", 16+i>>8, i&255)
 	}
-	allow.WriteString("rpcbind: 10.99.0.0/255.255.255.0 127.0.0.1")
+	allow.WriteString("rpcbind: " + insideNetwork + "/255.255.255.0 127.0.0.1")
 	b.Server.Allow(allow.String())
 	b.Server.Deny("rpcbind: ALL")
 }
@@ -310,6 +328,7 @@ type lookups struct {
 	rate          float64
 	registrations int
 	warmup, time  time.Duration
+	timeout       time.Duration // after which a call is lost and another one sent; 0 for a second
 }
 
 // look makes look-ups. A wrong reply ends the bench.
@@ -334,9 +353,12 @@ func (b *bed) tryLook(l lookups) (load.Result, error) {
 }
 
 func (b *bed) lookArgs(l lookups) []string {
+	if l.timeout == 0 {
+		l.timeout = time.Second
+	}
 	return []string{
 		"lookup", "-addr", netip.AddrPortFrom(l.from.addr, rpcbind.Port).String(), "-version", strconv.Itoa(l.version),
-		"-window", strconv.Itoa(l.window), "-rate", fmt.Sprint(l.rate), "-time", l.time.String(), "-warmup", l.warmup.String(), "-count", strconv.Itoa(l.registrations),
+		"-window", strconv.Itoa(l.window), "-rate", fmt.Sprint(l.rate), "-time", l.time.String(), "-warmup", l.warmup.String(), "-timeout", l.timeout.String(), "-count", strconv.Itoa(l.registrations),
 		fmt.Sprintf("-unchecked=%t", b.echo), fmt.Sprintf("-tcp=%t", l.tcp),
 	}
 }

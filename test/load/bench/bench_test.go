@@ -54,7 +54,7 @@ var scales = map[string]scale{
 	},
 	"full": {
 		runs: 5, warmup: 100 * time.Millisecond, time: 300 * time.Millisecond, window: 128, rules: []int{0, 10, 100, 1000}, manyRules: []int{10_000}, registrations: []int{16, 1000, 10_000, 100_000}, stockRegistered: 1000,
-		floodRate: 400_000, floodRates: []float64{5000, 20_000, 50_000, 100_000, 200_000, 400_000}, idle: 20_000, slow: 50, idleSources: 64, setBudget: 20 * time.Second,
+		floodRate: 400_000, floodRates: []float64{5000, 25_000, 100_000, 400_000}, idle: 20_000, slow: 50, idleSources: 64, setBudget: 20 * time.Second,
 	},
 }
 

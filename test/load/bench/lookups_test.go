@@ -31,7 +31,7 @@ func measureLookups(t testing.TB, s scale) report {
 		}
 		for _, b := range []*bed{stock, ward} {
 			r := b.look(lookups{from: overVeth, version: 2, tcp: true, window: 32, registrations: base.registrations, warmup: s.warmup, time: s.time})
-			got.add(r.PerSecond, b.name, "tcp")
+			got.add(r.PerSecond, b.name+"tcp")
 		}
 	}
 	memory := table{text: "Memory in use (VmRSS) after the start, and the most since (VmHWM), after the loads above.", head: []string{"", "idle", "most"}}
@@ -65,19 +65,19 @@ func question(version int) string {
 
 func throughput(got samples, s scale) table {
 	t := table{
-		text: fmt.Sprintf("Answers per second over UDP, %d calls under way at once, the server on one core and the client on the other; medians of %d runs by turns. The echo is a loop of recvmmsg and sendmmsg in C that answers each datagram without looking at it, the Go echo the same in Go. Busy is how much of their core the client and rpcward had in use: the one at 100 %% is the narrow place.", s.window, s.runs),
-		head: []string{"", "rpcbind", "rpcward", "echo", "Go echo", "rpcward of echo", "of rpcbind", "busy: client, rpcward"},
+		text: fmt.Sprintf("Answers per second over UDP, %d calls under way at once, the server on one core and the client on the other; medians of %d runs by turns, ratios those of the runs. The echo is a loop of recvmmsg and sendmmsg in C that answers each datagram of these clients without looking into it, the Go echo the same in Go. Busy is how much of their cores the client and the server had in use: the one with more is the narrow place.", s.window, s.runs),
+		head: []string{"", "rpcbind", "rpcward", "echo", "Go echo", "rpcward of echo", "of rpcbind", "busy: client, echo", "busy: client, rpcward"},
 	}
 	for _, from := range []place{overVeth, overLoopback} {
 		for _, version := range []int{2, 4} {
 			at := fmt.Sprint(from.name, version)
-			stock, ward, echo := got.median("rpcbind"+at), got.median("rpcward"+at), got.median("echo"+at)
-			t.add(question(version)+", "+from.name, number(stock), number(ward), number(echo), got.show("Go echo"+at), percent(ward, echo), times(ward, stock),
-				percent(got.median("rpcward"+at, "client"), 1)+", "+percent(got.median("rpcward"+at, "server"), 1))
+			t.add(question(version)+", "+from.name, got.show("rpcbind"+at), got.show("rpcward"+at), got.show("echo"+at), got.show("Go echo"+at),
+				percent(got.ratio("rpcward"+at, "echo"+at)), times(got.ratio("rpcward"+at, "rpcbind"+at)),
+				percent(got.median("echo"+at, "client"))+", "+percent(got.median("echo"+at, "server")),
+				percent(got.median("rpcward"+at, "client"))+", "+percent(got.median("rpcward"+at, "server")))
 		}
 	}
-	stock, ward := got.median("rpcbind", "tcp"), got.median("rpcward", "tcp")
-	t.add("version 2 GETPORT, veth, TCP, 32 calls under way", number(stock), number(ward), "", "", "", times(ward, stock), "")
+	t.add("version 2 GETPORT, veth, TCP, 32 calls under way", got.show("rpcbindtcp"), got.show("rpcwardtcp"), "", "", "", times(got.ratio("rpcwardtcp", "rpcbindtcp")), "", "")
 	return t
 }
 

@@ -22,7 +22,7 @@ type point struct{ x, y float64 }
 // Sizes in SVG's units: the page, and where in it the axes are.
 const (
 	pageWidth, pageHeight = 640, 360
-	left, right           = 76, 620
+	left, right           = 76, 600
 	top, bottom           = 44, 306
 )
 
@@ -83,12 +83,24 @@ func (p *plot) svg() []byte {
 		fmt.Fprintf(&b, `<path class="grid" d="M%.1f %dV%d"/><text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", at, top, bottom, at, bottom+18, number(math.Pow10(d)))
 	}
 	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", (left+right)/2, pageHeight-14, p.x)
-	fmt.Fprintf(&b, `<text transform="translate(14 %d) rotate(-90)" text-anchor="middle">answers per second</text>`+"\n", (top+bottom)/2)
+	fmt.Fprintf(&b, `<text transform="translate(14 %d) rotate(-90)" text-anchor="middle">answers per second%s</text>`+"\n", (top+bottom)/2, p.bottomNote(y))
 	for i := range p.series {
 		p.series[i].draw(&b, i, x, y)
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
+}
+
+// bottomNote says so where the axis, which has no 0, stands for it.
+func (p *plot) bottomNote(y scaleOf) string {
+	for _, s := range p.series {
+		for _, pt := range s.points {
+			if pt.y < math.Pow10(y.low) {
+				return " (the lowest stands for none)"
+			}
+		}
+	}
+	return ""
 }
 
 // draw draws the i-th series and its entry of the legend, above the axes.

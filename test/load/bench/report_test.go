@@ -91,23 +91,25 @@ func (s samples) add(v float64, key ...any) { s[fmt.Sprint(key...)] = append(s[f
 func (s samples) median(key ...any) float64 { return median(s[fmt.Sprint(key...)]) }
 func (s samples) show(key ...any) string    { return number(s.median(key...)) }
 func (s samples) micros(key ...any) string  { return fmt.Sprintf("%.0f µs", s.median(key...)) }
-func milliseconds(d time.Duration) string   { return fmt.Sprintf("%.0f ms", d.Seconds()*1e3) }
-func megabytes(kilobytes float64) string    { return fmt.Sprintf("%.1f MB", kilobytes/1024) }
 
-// percent and times say nothing where nothing was measured.
-func percent(part, whole float64) string {
-	if whole == 0 {
-		return "-"
+// ratio is the median of a run's a by the same run's b: what else the machine
+// does meets both alike. 0 where nothing was measured.
+func (s samples) ratio(a, b string) float64 {
+	var list []float64
+	for i, whole := range s[b] {
+		if i < len(s[a]) && whole > 0 {
+			list = append(list, s[a][i]/whole)
+		}
 	}
-	return fmt.Sprintf("%.0f %%", 100*part/whole)
+	return median(list)
 }
 
-func times(a, b float64) string {
-	if b == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f x", a/b)
-}
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.0f ms", d.Seconds()*1e3) }
+func megabytes(kilobytes float64) string  { return fmt.Sprintf("%.1f MB", kilobytes/1024) }
+
+// percent and times word a ratio.
+func percent(ratio float64) string { return fmt.Sprintf("%.0f %%", 100*ratio) }
+func times(ratio float64) string   { return fmt.Sprintf("%.1f x", ratio) }
 
 // number writes an integer with separators.
 func number(f float64) string {

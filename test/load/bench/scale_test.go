@@ -42,8 +42,12 @@ func measureAt(got samples, b *bed, at setting, s scale) {
 	b.start(at)
 	for _, version := range []int{2, 4} {
 		r := b.look(lookups{from: overVeth, version: version, window: s.window, registrations: at.registrations, warmup: s.warmup, time: s.time})
-		got.add(r.PerSecond, b.name, asked, version)
+		got.add(r.PerSecond, rateKey(b.name, asked, version))
 	}
+}
+
+func rateKey(name string, at setting, version int) string {
+	return fmt.Sprint(name, " ", at, " ", version)
 }
 
 func scaleTable(got samples, s scale, settings []setting) table {
@@ -51,15 +55,16 @@ func scaleTable(got samples, s scale, settings []setting) table {
 		text: fmt.Sprintf("Answers per second over UDP from another namespace, with rules that name the port mapper and do not match before the one that does, and with registrations of which the call asks for any; medians of %d runs by turns. rpcbind has at most %s registrations. The last columns say what is left of the rate with no such rule and few registrations.", s.runs, number(float64(s.stockRegistered))),
 		head: []string{"rules, registrations", "rpcbind v2, v4", "rpcward v2, v4", "rpcward of rpcbind", "left: rpcbind", "left: rpcward"},
 	}
-	rate := func(name string, at setting, version int) float64 { return got.median(name, at, version) }
+	both := func(show func(version int) string) string { return show(2) + ", " + show(4) }
 	for _, at := range settings {
+		key := func(name string, version int) string { return rateKey(name, at, version) }
 		left := func(name string) string {
-			return percent(rate(name, at, 2), rate(name, settings[0], 2)) + ", " + percent(rate(name, at, 4), rate(name, settings[0], 4))
+			return both(func(v int) string { return percent(got.ratio(key(name, v), rateKey(name, settings[0], v))) })
 		}
 		t.add(number(float64(at.rules))+", "+number(float64(at.registrations)),
-			number(rate("rpcbind", at, 2))+", "+number(rate("rpcbind", at, 4)),
-			number(rate("rpcward", at, 2))+", "+number(rate("rpcward", at, 4)),
-			times(rate("rpcward", at, 2), rate("rpcbind", at, 2))+", "+times(rate("rpcward", at, 4), rate("rpcbind", at, 4)),
+			both(func(v int) string { return got.show(key("rpcbind", v)) }),
+			both(func(v int) string { return got.show(key("rpcward", v)) }),
+			both(func(v int) string { return times(got.ratio(key("rpcward", v), key("rpcbind", v))) }),
 			left("rpcbind"), left("rpcward"))
 	}
 	return t
@@ -75,7 +80,7 @@ func scalePlots(got samples, s scale, few int) []plot {
 			if name == "echo" {
 				return got.median("echo")
 			}
-			return got.median(name, at, 2)
+			return got.median(rateKey(name, at, 2))
 		}
 		for _, n := range append(s.rules, s.manyRules...) {
 			overRules.points = append(overRules.points, point{float64(n), rate(setting{rules: n, registrations: few})})
