@@ -38,18 +38,28 @@ func TestSoak(t *testing.T) {
 		t.Parallel() // nothing is judged that time decides
 	}
 	s := newSoak(t)
-	for range shortLives {
-		s.live(*soakTime/5/shortLives, syscall.SIGKILL)
+	short, long := *soakTime/5, *soakTime*2/5
+	kills := max(leastKills, int(short.Minutes()))
+	for range kills {
+		s.live(short/time.Duration(kills), syscall.SIGKILL, false)
 	}
-	s.live(*soakTime*2/5, syscall.SIGKILL)
-	s.live(*soakTime*2/5, syscall.SIGTERM)
+	judged := long >= time.Minute // before that nothing is warm
+	s.live(long, syscall.SIGKILL, judged)
+	s.live(long, syscall.SIGTERM, judged)
 	s.bed.startAgain(setting{})
 	s.compare()
 	t.Log(s.summary())
+	for name, n := range map[string]uint64{
+		"look-up was answered": s.answered.Load(), "change was acknowledged": s.changes(), "flood came": s.flooded.Load(), "stranger asked": s.strangers.Load(),
+	} {
+		if n == 0 {
+			t.Errorf("no %s: the soak proves nothing", name)
+		}
+	}
 }
 
 const (
-	shortLives = 5
+	leastKills = 5
 	registrars = 4
 )
 
@@ -92,8 +102,9 @@ func newSoak(t *testing.T) *soak {
 // looked is how many registrations are looked up, which nobody changes.
 const looked = 16
 
-// live starts the server, puts it under load for a while and ends it.
-func (s *soak) live(d time.Duration, end syscall.Signal) {
+// live starts the server, puts it under load for a while and ends it; one that
+// is judged is first left alone for a moment.
+func (s *soak) live(d time.Duration, end syscall.Signal, judged bool) {
 	s.t.Helper()
 	s.bed.startAgain(setting{})
 	s.compare()
@@ -106,20 +117,19 @@ func (s *soak) live(d time.Duration, end syscall.Signal) {
 	}
 	for _, c := range s.clients {
 		work.Go(func() {
-			if err := c.work(stop); err != nil {
+			if err := c.work(stop, &s.dying); err != nil {
 				s.t.Error(err)
 			}
 		})
 	}
 	observed := s.observe(d)
-	long := d >= time.Minute
 	s.dying.Store(true) // from here on a look-up may go unanswered
-	if end == syscall.SIGKILL && !long {
+	if end == syscall.SIGKILL && !judged {
 		s.bed.proc.Signal(end) // in the midst of everything
 	}
 	close(stop)
 	work.Wait()
-	if long {
+	if judged {
 		s.judge(quiet, observed)
 	}
 	err := s.bed.proc.Stop(end)
@@ -285,14 +295,17 @@ func (s *soak) compare() {
 	}
 }
 
-func (s *soak) summary() string {
-	changes := 0
+func (s *soak) changes() (n uint64) {
 	for _, c := range s.clients {
-		changes += c.acknowledged
+		n += c.acknowledged
 	}
+	return n
+}
+
+func (s *soak) summary() string {
 	share := 100 * float64(s.lost.Load()) / float64(max(s.asked.Load(), 1))
 	return fmt.Sprintf("%d look-ups answered, %d lost (%.3f %%), %d changes acknowledged and none lost, %d reloads, %d kills, %d packets and connections of floods, %d calls of the stranger unanswered\n%s",
-		s.answered.Load(), s.lost.Load(), share, changes, s.reloads.Load(), s.kills, s.flooded.Load(), s.strangers.Load(), strings.Join(s.notes, "\n"))
+		s.answered.Load(), s.lost.Load(), share, s.changes(), s.reloads.Load(), s.kills, s.flooded.Load(), s.strangers.Load(), strings.Join(s.notes, "\n"))
 }
 
 // registrar is a client that registers services of its own and takes them back,
@@ -304,7 +317,7 @@ type registrar struct {
 
 	set          [keys]bool // acknowledged state of each key
 	doubtful     int        // key whose last change was not answered, -1 for none
-	acknowledged int
+	acknowledged uint64
 }
 
 // Keys of a registrar; those of the first begin at firstKey, above what is looked up.
@@ -317,11 +330,12 @@ func newRegistrar(h *lab.Host, first load.Registration, seed uint64) *registrar 
 	return &registrar{host: h, first: first, rng: rand.New(rand.NewPCG(seed, 0)), doubtful: -1}
 }
 
-// work changes the registry until stop, or until the server is gone.
-func (r *registrar) work(stop <-chan struct{}) error {
+// work changes the registry until stop, or until the server is killed, which
+// dying tells of.
+func (r *registrar) work(stop <-chan struct{}, dying *atomic.Bool) error {
 	conn, err := r.host.Dial("unix", lab.Sock)
 	if err != nil {
-		return nil // killed already
+		return fmt.Errorf("connecting to register: %w", err)
 	}
 	defer conn.Close()
 	for !stopped(stop) {
@@ -332,8 +346,8 @@ func (r *registrar) work(stop <-chan struct{}) error {
 		}
 		right, err := load.Ask(conn, question, 20*time.Second)
 		switch {
-		case err != nil && !os.IsTimeout(err):
-			r.doubtful = key // killed
+		case err != nil && dying.Load():
+			r.doubtful = key
 			return nil
 		case err != nil:
 			return fmt.Errorf("a change was not answered: %w", err)
