@@ -89,7 +89,7 @@ func TestExpectedLines(t *testing.T) {
 			t.Errorf("%q is taken for usual", line)
 		}
 	}
-	for _, line := range []string{"rpcward: serving UDP and TCP port 111", "rpcward: warning: connect from 10.98.0.2 to dump(): request from unauthorized host"} {
+	for _, line := range []string{"rpcward: serving UDP and TCP port 111, /run/rpcbind.sock, @/run/rpcbind.sock", "rpcward: warning: connect from 10.98.0.2 to dump(): request from unauthorized host"} {
 		if !expected.MatchString(line) {
 			t.Errorf("%q is taken for unusual", line)
 		}
