@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,7 +39,6 @@ type bed struct {
 	command []string
 	proc    *lab.Process
 	echo    bool // it answers anything, and knows no rules
-	answers atomic.Uint64
 }
 
 // tools are the programs that the bench builds, once.
@@ -80,11 +78,6 @@ func toolsOf(t testing.TB) tools {
 func newBed(t testing.TB, name string, command ...string) *bed {
 	t.Helper()
 	b := &bed{t: t, name: name, command: command, Net: lab.NewNet(t)}
-	t.Cleanup(func() {
-		if b.answers.Load() == 0 && !t.Failed() {
-			t.Errorf("%s has answered nothing at all", name)
-		}
-	})
 	// Answers to spoofed addresses need a way, or the kernel drops the packets.
 	b.Server.MustRun("ip", "route", "add", "default", "via", lab.StrangerIP.String())
 	return b
@@ -334,11 +327,19 @@ type lookups struct {
 // look makes look-ups. A wrong reply ends the bench.
 func (b *bed) look(l lookups) load.Result {
 	b.t.Helper()
-	r, err := b.tryLook(l)
-	if err != nil {
-		b.t.Fatal(err)
+	for {
+		r, err := b.tryLook(l)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if r.Answered > 0 || *mode != "smoke" {
+			return r
+		}
+		// A busy machine may answer nothing in so short a time.
+		if l.time *= 2; l.time > patience {
+			b.t.Fatalf("%s answers nothing of %+v", b.name, l)
+		}
 	}
-	return r
 }
 
 // tryLook is look for a server that may be killed meanwhile.
@@ -348,7 +349,6 @@ func (b *bed) tryLook(l lookups) (load.Result, error) {
 	if err == nil && r.Wrong > 0 {
 		err = fmt.Errorf("%s gave %d wrong replies to %+v", b.name, r.Wrong, l)
 	}
-	b.answers.Add(r.Answered)
 	return r, err
 }
 
