@@ -45,6 +45,7 @@ func randomList(r *rand.Rand, from []string) string {
 // randomTable writes a few lines; most are rules.
 func randomTable(r *rand.Rand) string {
 	var b strings.Builder
+	open := false // a bracket, in the present line
 	for range r.IntN(5) {
 		clients := randomList(r, randomClients)
 		fmt.Fprintf(&b, "%s : %s", randomList(r, randomDaemons), clients)
@@ -52,9 +53,11 @@ func randomTable(r *rand.Rand) string {
 			b.WriteString(" : " + strings.ReplaceAll(pick(r, randomOptions), "_", " "))
 		}
 		end := []string{"\n", "\n", "\n", "\n", " \\\n", " ", "\r\n", ":\n"}[r.IntN(8)]
-		if end[0] == ':' && strings.Count(clients, "[") != strings.Count(clients, "]") {
-			end = " " + end // inside brackets ":" is part of the word, and ours warns of a mask with something behind it
+		open = open || strings.Count(clients, "[") != strings.Count(clients, "]")
+		if open && end[0] == ':' {
+			b.WriteByte(' ') // ":" is part of the word there, and ours warns of a mask with something behind it
 		}
+		open = open && end[0] == ' '
 		b.WriteString(end)
 	}
 	return b.String()
