@@ -111,15 +111,15 @@ func verdict(r *Rule, role Verdict) Verdict {
 // depth counts the EXCEPTs in front of what stands at p.
 func (r *Rule) depth(p Pos) int {
 	n := 0
-	behind := func(t Token) {
-		if t.Text != "" && (t.Pos.Line < p.Line || t.Pos.Line == p.Line && t.Pos.Column < p.Column) {
+	behind := func(except Pos) {
+		if except != (Pos{}) && except.before(p) {
 			n++
 		}
 	}
 	for _, t := range r.Daemons.Terms {
 		behind(t.Except)
 	}
-	if first := r.firstClient(); first != (Pos{}) && (first.Line < p.Line || first.Line == p.Line && first.Column <= p.Column) {
+	if first := r.firstClient(); first != (Pos{}) && !p.before(first) {
 		n = 0
 	}
 	for _, t := range r.Clients.Terms {
@@ -152,7 +152,7 @@ func (r *Rule) firstClient() Pos {
 	if len(r.Clients.Terms) == 0 || len(r.Clients.Terms[0].Patterns) == 0 {
 		return Pos{}
 	}
-	return r.Clients.Terms[0].Patterns[0].Pos
+	return r.Clients.Terms[0].Patterns[0].start()
 }
 
 func (c *checker) stops() string {

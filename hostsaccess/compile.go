@@ -293,7 +293,7 @@ func (c *compiler) check(k *candidate) {
 
 func (c *compiler) checkClient(k *candidate, p *Client, depth int) {
 	if !p.anyUser() {
-		c.report(k, Warning, UserPattern, p.Pos, "user "+quote(p.User)+": nobody is asked who the user is", doubt(k, depth), "write the host alone")
+		c.report(k, Warning, UserPattern, p.start(), "user "+quote(p.User.Text)+": nobody is asked who the user is", doubt(k, depth), "write the host alone")
 		return
 	}
 	if h := &p.Host; h.Kind != HostInvalid && !h.Kind.Numeric() {

@@ -27,6 +27,15 @@ func (t Token) sub(i int) Token {
 	return Token{Text: t.Text[i:], Pos: Pos{t.Pos.Line, t.Pos.Column + int32(i)}, Offset: t.Offset + i, End: t.End}
 }
 
+// upTo returns t.Text[:i] as a token, as sub does.
+func (t Token) upTo(i int) Token {
+	if t.End-t.Offset == len(t.Text) {
+		t.End = t.Offset + i
+	}
+	t.Text = t.Text[:i]
+	return t
+}
+
 // daemon reads one pattern of a daemon list.
 func (p *parser) daemon(t Token) Daemon {
 	before, after, found := splitAt(t.Text)

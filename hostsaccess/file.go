@@ -37,6 +37,8 @@ type Line struct {
 // The zero value is no place.
 type Pos struct{ Line, Column int32 }
 
+func (p Pos) before(q Pos) bool { return p.Line < q.Line || p.Line == q.Line && p.Column < q.Column }
+
 // Token is a piece of a file. Text is Source[Offset:End], save that the line
 // ends of a continuation inside the token are left out.
 type Token struct {
@@ -72,7 +74,7 @@ type List[P any] struct{ Terms []Term[P] }
 
 // Term is a run of patterns between two EXCEPTs.
 type Term[P any] struct {
-	Except   Token // the EXCEPT in front of it; zero in front of the first term
+	Except   Pos // of the EXCEPT in front of it; zero in front of the first term
 	Patterns []P
 }
 
@@ -154,7 +156,24 @@ type Host struct {
 
 // Client is one pattern of a client list: host or user@host.
 type Client struct {
-	Token
-	User string // "" when only the host counts
+	User *Token // nil when only the host counts
 	Host Host
+}
+
+// Token returns the pattern as a whole.
+func (c *Client) Token() Token {
+	if c.User == nil {
+		return c.Host.Token
+	}
+	t := *c.User
+	t.Text, t.End = t.Text+"@"+c.Host.Text, c.Host.End
+	return t
+}
+
+// start is where the pattern starts.
+func (c *Client) start() Pos {
+	if c.User != nil {
+		return c.User.Pos
+	}
+	return c.Host.Pos
 }

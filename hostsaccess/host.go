@@ -11,9 +11,10 @@ import (
 func (p *parser) client(t Token) Client {
 	before, after, found := splitAt(t.Text)
 	if !found {
-		return Client{Token: t, Host: p.host(t)}
+		return Client{Host: p.host(t)}
 	}
-	return Client{Token: t, User: t.Text[:before], Host: p.host(t.sub(after))}
+	user := t.upTo(before)
+	return Client{User: &user, Host: p.host(t.sub(after))}
 }
 
 // host classifies a host pattern, in the order of libwrap's host_match.
@@ -434,7 +435,7 @@ func allDigits(s string) bool { return !strings.ContainsFunc(s, notDigit) }
 // the user is stays unknown: ident says what the client's host wants it to say.
 func (c *Client) Numeric() bool { return c.Host.Kind.Numeric() && c.anyUser() }
 
-func (c *Client) anyUser() bool { return c.User == "" || strings.EqualFold(c.User, "ALL") }
+func (c *Client) anyUser() bool { return c.User == nil || strings.EqualFold(c.User.Text, "ALL") }
 
 // match says whether the pattern describes a client at addr.
 func (c *Client) match(addr netip.Addr) truth {

@@ -404,14 +404,22 @@ func addressLength(s string) int {
 	return 0
 }
 
+func isExcept(w Token) bool { return strings.EqualFold(w.Text, "EXCEPT") }
+
 // list builds a list out of the words of a field.
 func list[P any](p *parser, f field, what string, pattern func(Token) P) List[P] {
-	l := List[P]{Terms: make([]Term[P], 1)}
-	patterns := make([]P, 0, len(f.words)) // of all terms, one behind the other
+	excepts := 0
+	for _, w := range f.words {
+		if isExcept(w) {
+			excepts++
+		}
+	}
+	l := List[P]{Terms: make([]Term[P], 1, 1+excepts)}
+	patterns := make([]P, 0, len(f.words)-excepts) // of all terms, one behind the other
 	start := 0
 	for _, w := range f.words {
-		if strings.EqualFold(w.Text, "EXCEPT") {
-			l.Terms = append(l.Terms, Term[P]{Except: w})
+		if isExcept(w) {
+			l.Terms = append(l.Terms, Term[P]{Except: w.Pos})
 			start = len(patterns)
 			continue
 		}
@@ -426,9 +434,9 @@ func list[P any](p *parser, f field, what string, pattern func(Token) P) List[P]
 		case len(l.Terms) == 1:
 			p.error(EmptyList, p.line.pos(f.start), "the "+what+" list is empty", "write ALL to mean every "+what)
 		case i == 0:
-			p.error(EmptyList, l.Terms[1].Except.Pos, "nothing stands in front of EXCEPT", "write ALL EXCEPT ...")
+			p.error(EmptyList, l.Terms[1].Except, "nothing stands in front of EXCEPT", "write ALL EXCEPT ...")
 		default:
-			p.error(EmptyList, t.Except.Pos, "nothing stands after EXCEPT", "remove the EXCEPT, or name what is excepted").
+			p.error(EmptyList, t.Except, "nothing stands after EXCEPT", "remove the EXCEPT, or name what is excepted").
 				reads(AsWritten, "an EXCEPT of nothing")
 		}
 	}

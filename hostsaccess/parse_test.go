@@ -58,8 +58,8 @@ func dumpDaemon(d Daemon) string {
 }
 
 func dumpClient(c Client) string {
-	if c.User != "" {
-		return "user:" + c.User + "@" + dumpHost(c.Host)
+	if c.User != nil {
+		return "user:" + c.User.Text + "@" + dumpHost(c.Host)
 	}
 	return dumpHost(c.Host)
 }
@@ -325,22 +325,31 @@ func checkRule(t *testing.T, f *File, l Line, r *Rule) {
 	check(r.Token)
 	at = r.Offset
 	for _, term := range r.Daemons.Terms {
-		if term.Except.Text != "" {
-			check(term.Except)
-		}
+		checkExcept(t, f, term.Except)
 		for _, d := range term.Patterns {
 			check(d.Token)
 		}
 	}
 	for _, term := range r.Clients.Terms {
-		if term.Except.Text != "" {
-			check(term.Except)
-		}
+		checkExcept(t, f, term.Except)
 		for _, c := range term.Patterns {
-			check(c.Token)
+			check(c.Token())
 		}
 	}
 	for _, o := range r.Options {
 		check(o.Token)
+	}
+}
+
+// checkExcept looks for the word EXCEPT where it is said to stand.
+func checkExcept(t *testing.T, f *File, at Pos) {
+	t.Helper()
+	if at == (Pos{}) {
+		return
+	}
+	lines := strings.SplitAfter(f.Source, "\n")
+	rest := strings.ReplaceAll(strings.Join(lines[at.Line-1:], "")[at.Column-1:], "\\\n", "")
+	if len(rest) < len("EXCEPT") || !strings.EqualFold(rest[:len("EXCEPT")], "EXCEPT") {
+		t.Errorf("EXCEPT is said to stand at %v, where there is %.20q", at, rest)
 	}
 }

@@ -105,9 +105,9 @@ func (f *File) line(r *Rule) *Line {
 // one, in the way its patterns are divided.
 func (f *File) AddClient(r *Rule, pattern string) Edit {
 	patterns := r.Clients.Terms[len(r.Clients.Terms)-1].Patterns
-	last := patterns[len(patterns)-1]
+	last := patterns[len(patterns)-1].Token()
 	divider := " "
-	if n := len(patterns); n > 1 && strings.Contains(f.Source[patterns[n-2].End:last.Offset], ",") {
+	if n := len(patterns); n > 1 && strings.Contains(f.Source[patterns[n-2].Host.End:last.Offset], ",") {
 		divider = ", "
 	}
 	return Edit{Offset: last.End, End: last.End, Text: divider + pattern}
@@ -125,10 +125,10 @@ func (f *File) RemoveClients(r *Rule, numbers []int) []Edit {
 	for ; first < len(numbers) && numbers[first] == first; first++ {
 	}
 	if first > 0 {
-		edits = append(edits, Edit{Offset: patterns[0].Offset, End: patterns[first].Offset})
+		edits = append(edits, Edit{Offset: patterns[0].Token().Offset, End: patterns[first].Token().Offset})
 	}
 	for _, i := range numbers[first:] {
-		edits = append(edits, Edit{Offset: patterns[i-1].End, End: patterns[i].End})
+		edits = append(edits, Edit{Offset: patterns[i-1].Host.End, End: patterns[i].Host.End})
 	}
 	return edits
 }

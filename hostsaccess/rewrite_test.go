@@ -122,15 +122,13 @@ func print(t *testing.T, f *File) string {
 
 func eachToken(r *Rule, visit func(Token)) {
 	for _, term := range r.Daemons.Terms {
-		visit(term.Except)
 		for _, d := range term.Patterns {
 			visit(d.Token)
 		}
 	}
 	for _, term := range r.Clients.Terms {
-		visit(term.Except)
 		for _, c := range term.Patterns {
-			visit(c.Token)
+			visit(c.Token())
 		}
 	}
 	for _, o := range r.Options {

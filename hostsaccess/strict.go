@@ -332,7 +332,7 @@ func (d *decider) strictClient(p *Client) truth {
 	if t == no || p.anyUser() {
 		return t
 	}
-	return t.and(d.strictUser(p.User))
+	return t.and(d.strictUser(p.User.Text))
 }
 
 // strictHost compares numbers with numbers and names with names.

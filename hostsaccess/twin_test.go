@@ -98,10 +98,10 @@ func (w *twin) rule(r *Rule, client, local netip.Addr) chance {
 	}
 	return both(daemon, slowList(r.Clients.Terms, func(p *Client) chance {
 		c := w.host(&p.Host, client)
-		if p.User != "" && !strings.EqualFold(p.User, "all") {
-			user := w.doubt("user", p.User)
+		if p.User != nil && !strings.EqualFold(p.User.Text, "all") {
+			user := w.doubt("user", p.User.Text)
 			if w.users != nil {
-				if u, known := w.users(p.User); known {
+				if u, known := w.users(p.User.Text); known {
 					user = u
 				}
 			}

@@ -242,7 +242,7 @@ func (w *planner) takeOut(f *hostsaccess.File, deny bool, verdict hostsaccess.Ve
 		for i, c := range r.Clients.Terms[0].Patterns {
 			p := c.Host.Prefix
 			same := p == n || c.Host.Kind == hostsaccess.HostAll && t.all || p.IsValid() && verdict == hostsaccess.Deny && n.Overlaps(p) && n.Bits() <= p.Bits()
-			if same && c.User == "" && c.Host.Zone == "" {
+			if same && c.User == nil && c.Host.Zone == "" {
 				out = append(out, i)
 			}
 		}

@@ -74,7 +74,7 @@ func ParseTarget(s string) (Target, error) {
 		return Target{}, hint("name each address by itself: 192.0.2.1 198.51.100.0/24 2001:db8::/32", "%q is not an address", s)
 	}
 	h := patterns[0].Host
-	if !h.Prefix.IsValid() || patterns[0].User != "" {
+	if !h.Prefix.IsValid() || patterns[0].User != nil {
 		return Target{}, hint("write addresses, networks or ALL: a name is what the owner of an address calls himself", "%q is not an address", s)
 	}
 	if h.Zone != "" {

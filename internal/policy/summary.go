@@ -54,7 +54,7 @@ func clients(r *hostsaccess.Rule) string {
 			if i == 0 && !c.Numeric() {
 				continue
 			}
-			word := c.Text
+			word := c.Token().Text
 			if c.Host.Kind == hostsaccess.HostAll {
 				word = "every host"
 			}
