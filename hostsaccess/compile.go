@@ -44,12 +44,11 @@ type compiler struct {
 // candidate is a rule that names the service, or may.
 type candidate struct {
 	rule    *Rule
+	command *Option // set when the rule would have to run one
 	file    Verdict // Allow from hosts.allow, Deny from hosts.deny
 	verdict Verdict // what it says when it acts
-	command *Option // set when the rule would have to run one
 	daemons truth   // whether the daemon list names the service
-	gates   List[gate]
-	side    bool // depends on more than the cell of the client
+	side    bool    // depends on more than the cell of the client
 }
 
 // gate is a daemon pattern of which only the address part is still open.
@@ -90,26 +89,31 @@ func (c *compiler) add(f *File, file Verdict) {
 // named works out the daemon list as far as it goes without a call, and says
 // whether the rule concerns the service at all.
 func (c *compiler) named(k *candidate) bool {
-	r := k.rule
-	k.gates.Terms = make([]Term[gate], len(r.Daemons.Terms))
 	mentioned, addressed := false, false
-	for i, t := range r.Daemons.Terms {
-		k.gates.Terms[i].Patterns = make([]gate, 0, len(t.Patterns))
-		for j := range t.Patterns {
-			g := c.gate(&t.Patterns[j])
-			k.gates.Terms[i].Patterns = append(k.gates.Terms[i].Patterns, g)
-			mentioned = mentioned || g.name != no
-			addressed = addressed || g.at != nil && g.at.Kind.Numeric()
-		}
-	}
-	if r.Broken {
+	k.daemons = eval(&k.rule.Daemons, func(d *Daemon) truth {
+		g := c.gate(d)
+		mentioned = mentioned || g.name != no
+		addressed = addressed || g.at != nil && g.at.Kind.Numeric()
+		return g.open(netip.Addr{})
+	})
+	if k.rule.Broken {
 		// The place of an EXCEPT is no more to be trusted than the rest.
 		k.daemons = maybe
 		return mentioned
 	}
-	k.daemons = eval(&k.gates, func(g *gate) truth { return g.open(netip.Addr{}) })
 	k.side = addressed && k.daemons == maybe
 	return k.daemons != no
+}
+
+// gates is the daemon list with all worked out that needs no call.
+func (c *compiler) gates(l *List[Daemon]) List[gate] {
+	gates := List[gate]{Terms: make([]Term[gate], len(l.Terms))}
+	for i, t := range l.Terms {
+		for j := range t.Patterns {
+			gates.Terms[i].Patterns = append(gates.Terms[i].Patterns, c.gate(&t.Patterns[j]))
+		}
+	}
+	return gates
 }
 
 func (c *compiler) gate(d *Daemon) gate {
@@ -145,7 +149,7 @@ func needsSide(l *List[Client]) bool {
 
 // cut makes the cells out of all prefixes of the rules.
 func (c *compiler) cut() {
-	var prefixes []netip.Prefix
+	prefixes := make([]netip.Prefix, 0, len(c.rules))
 	for _, k := range c.rules {
 		for _, t := range k.rule.Clients.Terms {
 			for i := range t.Patterns {
@@ -232,7 +236,7 @@ func (c *compiler) outcome(k *candidate, rank int32, t truth) int32 {
 func (c *compiler) addSide(k *candidate, rank int32) {
 	m := c.matcher
 	m.side = append(m.side, sideRule{
-		gates: k.gates, clients: &k.rule.Clients,
+		gates: c.gates(&k.rule.Daemons), clients: &k.rule.Clients,
 		sure: c.outcome(k, rank, yes), maybe: c.outcome(k, rank, maybe),
 	})
 	if k.verdict == Allow {

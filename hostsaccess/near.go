@@ -66,7 +66,10 @@ func (s *nearSearch) rule(r *Rule, file Verdict) Near {
 	}
 	n := Near{Rule: r, distance: far}
 	clients := eval(&r.Clients, func(c *Client) truth { return c.match(s.client) })
-	daemons := eval(&k.gates, func(g *gate) truth { return g.open(s.local) })
+	daemons := eval(&r.Daemons, func(d *Daemon) truth {
+		g := s.compiler.gate(d)
+		return g.open(s.local)
+	})
 	switch {
 	case s.past && clients != no && daemons != no:
 		n.distance, n.Why = laterRule, fmt.Sprintf("matches too, but %v comes first", s.decision.Rule)
