@@ -110,43 +110,42 @@ func (t *Tables) decideCompat(r *Request) Decision {
 	if r.History != nil {
 		d.failed = r.History.AclExecFailed
 	}
-	decision := d.decideCompat()
-	decision.Actions = d.actions
+	verdict, rule, why := d.decideCompat()
 	if h := r.History; h != nil {
 		h.Decisions++
 		h.AclExecFailed = d.failed
 	}
-	return decision
+	return Decision{Verdict: verdict, Rule: rule, Why: why, Actions: d.actions}
 }
 
-func (d *decider) decideCompat() Decision {
+func (d *decider) decideCompat() (verdict Verdict, rule *Rule, why string) {
 	rule, result := d.table(0)
 	switch result {
 	case tableYes, jumpAllow, jumpTwist:
-		return Decision{Verdict: Allow, Rule: rule, Why: whyAllow}
+		return Allow, rule, whyAllow
 	case jumpDeny:
-		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDenyInAllow)}
+		return Deny, rule, d.refusal(whyDenyInAllow)
 	case jumpExit:
-		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+		return Deny, rule, whyExit
 	case jumpCrash:
-		return Decision{Verdict: Deny, Rule: rule, Why: whyCrash}
+		return Deny, rule, whyCrash
 	}
 	rule, result = d.table(1)
 	switch result {
 	case tableYes, jumpTwist:
-		return Decision{Verdict: Deny, Rule: rule, Why: whyDeny}
+		return Deny, rule, whyDeny
 	case jumpAllow:
-		return Decision{Verdict: Allow, Rule: rule, Why: whyAllowInDeny}
+		return Allow, rule, whyAllowInDeny
 	case jumpDeny:
-		return Decision{Verdict: Deny, Rule: rule, Why: d.refusal(whyDeny)}
+		return Deny, rule, d.refusal(whyDeny)
 	case jumpExit:
-		return Decision{Verdict: Deny, Rule: rule, Why: whyExit}
+		return Deny, rule, whyExit
 	case jumpCrash:
-		return Decision{Verdict: Deny, Rule: rule, Why: whyCrash}
+		return Deny, rule, whyCrash
 	case tableError:
-		return Decision{Verdict: Deny, Why: whyCut}
+		return Deny, nil, whyCut
 	}
-	return Decision{Verdict: NoRule, Why: whyNoMatch}
+	return NoRule, nil, whyNoMatch
 }
 
 // refusal is why, unless an option was at fault.
@@ -213,8 +212,10 @@ func (d *decider) searchCompat(s *search) {
 	case address.is6:
 		s.net(netip.AddrFrom16(address.addr))
 	}
-	s.text(&s.v.texts, address.plain())
-	if s.v.asks {
+	if !s.v.texts.empty() {
+		s.text(&s.v.texts, address.plain())
+	}
+	if !s.v.names.empty() {
 		s.text(&s.v.names, d.hostName(&d.client).plain())
 	}
 }

@@ -14,7 +14,7 @@ type decider struct {
 	daemon         subject
 	user           subject
 	userState      NameState
-	userAsked      bool // or given
+	userRead       bool // user and userState are set
 	client, server side
 	identTimeout   int
 	actions        []Action
@@ -42,10 +42,6 @@ func (d *decider) begin(t *Tables, r *Request) {
 	}
 	d.client.begin(&r.Client)
 	d.server.begin(&r.Server)
-	if user := cutLong(r.User); user != "" {
-		d.userAsked = true
-		d.setUser(user)
-	}
 }
 
 func (s *side) begin(e *Endpoint) {
@@ -64,13 +60,13 @@ func (s *side) begin(e *Endpoint) {
 	}
 }
 
-// texts writes down the addresses, for those who compare or print them.
+// texts says what the addresses are as text, for those who compare or print them.
 func (d *decider) texts() {
-	d.client.write(d.tables.mode)
-	d.server.write(d.tables.mode)
+	d.client.setText(d.tables.mode)
+	d.server.setText(d.tables.mode)
 }
 
-func (s *side) write(m Mode) {
+func (s *side) setText(m Mode) {
 	a := s.number
 	if m == Compat {
 		a = s.endpoint.Addr.Addr()
@@ -111,13 +107,20 @@ func (d *decider) hostName(s *side) subject {
 	return s.name
 }
 
+// userKnown says whether the user is known, be it as unknown, without asking.
+func (d *decider) userKnown() bool { return d.userRead || cutLong(d.request.User) != "" }
+
 // userName is libwrap's eval_user: it asks for the user if need be.
 func (d *decider) userName() subject {
-	if d.userAsked {
+	if d.userRead {
 		return d.user
 	}
-	d.userAsked, d.user = true, subjectOf(unknown)
+	d.userRead, d.user = true, subjectOf(unknown)
 	r := d.request
+	if given := cutLong(r.User); given != "" {
+		d.setUser(given)
+		return d.user
+	}
 	if r.Resolver == nil || r.Datagram || !r.Client.connected() || !r.Server.connected() {
 		return d.user
 	}

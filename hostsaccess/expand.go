@@ -125,7 +125,7 @@ func (s *side) cleanInfo() string {
 
 // clientInfo is eval_client: user@host, or host alone.
 func (d *decider) clientInfo() string {
-	if !d.userAsked || d.user.is(unknown) {
+	if !d.userKnown() || d.userName().is(unknown) {
 		return d.client.cleanInfo()
 	}
 	return sanitized(d.user.text + "@" + d.client.info())

@@ -140,6 +140,12 @@ type textIndex struct {
 	globs    []candidateRule            // with neither
 }
 
+// empty says whether there are no rules in it.
+func (x *textIndex) empty() bool {
+	return len(x.exact) == 0 && len(x.suffix) == 0 && len(x.prefix) == 0 &&
+		len(x.globHead.lengths) == 0 && len(x.globTail.lengths) == 0 && len(x.globs) == 0
+}
+
 // globIndex finds globs by a piece of text that must be at one end.
 type globIndex struct {
 	pieces  map[string][]candidateRule
@@ -230,15 +236,19 @@ func (s *search) text(x *textIndex, text string) {
 	for i := range low {
 		low[i] = lower(low[i])
 	}
-	s.try(x.exact[string(low)])
+	if len(x.exact) > 0 {
+		s.try(x.exact[string(low)])
+	}
 	for i := range low {
 		if low[i] != '.' {
 			continue
 		}
-		if i > 0 {
+		if i > 0 && len(x.suffix) > 0 {
 			s.try(x.suffix[string(low[i:])])
 		}
-		s.try(x.prefix[string(low[:i+1])])
+		if len(x.prefix) > 0 {
+			s.try(x.prefix[string(low[:i+1])])
+		}
 	}
 	for _, n := range x.globHead.lengths {
 		if n > len(low) {

@@ -1,6 +1,9 @@
 package hostsaccess
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Request is one call for a service, as far as its receiver knows it. The
 // fields are those of libwrap's request_info.
@@ -95,10 +98,8 @@ func cutLong(s string) string {
 	if len(s) > stringLength {
 		s = s[:stringLength]
 	}
-	for i := range len(s) {
-		if s[i] == 0 {
-			return s[:i]
-		}
+	if i := strings.IndexByte(s, 0); i >= 0 {
+		return s[:i]
 	}
 	return s
 }

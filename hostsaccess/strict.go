@@ -182,10 +182,11 @@ func (d *decider) firstStrict(after int32) int32 {
 // searchStrict tries the rules that the client's address and name lead to.
 func (d *decider) searchStrict(s *search) {
 	s.net(d.client.number.WithZone(""))
-	if d.client.state == NameKnown {
-		s.text(&s.v.names, d.client.name.text)
-	} else if d.client.state == NameFailed {
+	switch {
+	case d.client.state == NameFailed:
 		s.try(s.v.doubts)
+	case d.client.state == NameKnown && !s.v.names.empty():
+		s.text(&s.v.names, d.client.name.text)
 	}
 }
 

@@ -36,9 +36,9 @@ func (s subject) isKnown() bool { return !s.is(unknown) && !s.is(paranoid) }
 // so that it can live on the stack.
 type addressSubject struct {
 	held   string     // the text, unless it is in buffer
-	number netip.Addr // what the text was made of, if that was an address
+	number netip.Addr // what the text is made of, if that is an address
 	buffer [64]byte
-	length int
+	length int // of the text in buffer, once somebody has asked for it
 	skip   int
 
 	parsed bool   // the three below are known
@@ -53,18 +53,22 @@ func (s *addressSubject) setText(text string) {
 	s.held, s.skip, s.number, s.length, s.parsed = of.text, of.skip, netip.Addr{}, 0, false
 }
 
-// setAddr makes the subject out of an address, as glibc prints it.
+// setAddr makes the subject out of an address.
 func (s *addressSubject) setAddr(a netip.Addr) {
-	const longest = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%")
 	s.number = a
 	if a.Is4In6() && a.WithZone("").Unmap() != broadcast {
 		s.skip = len(mappedPrefix)
 	}
-	if len(a.Zone()) > len(s.buffer)-longest {
-		s.held = cutLong(string(appendAddr(nil, a)))
+}
+
+// write writes the address down as glibc prints it.
+func (s *addressSubject) write() {
+	const longest = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%")
+	if len(s.number.Zone()) > len(s.buffer)-longest {
+		s.held = cutLong(string(appendAddr(nil, s.number)))
 		return
 	}
-	s.length = len(appendAddr(s.buffer[:0], a))
+	s.length = len(appendAddr(s.buffer[:0], s.number))
 }
 
 // broadcast is an address that inet_addr can't tell from none.
@@ -72,6 +76,9 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // text is all of the text.
 func (s *addressSubject) text() string {
+	if s.length == 0 && s.held == "" && s.number.IsValid() {
+		s.write()
+	}
 	if s.length > 0 {
 		return unsafe.String(&s.buffer[0], s.length) // no copy: nobody writes to buffer while the string is used
 	}

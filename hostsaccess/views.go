@@ -61,7 +61,7 @@ func (t *Tables) addView(daemon string) *view {
 // usable says whether the view finds for the request what trying the rules in
 // order does. It tries them in another order, so nothing must be asked for.
 func (v *view) usable(d *decider) bool {
-	return !v.asks || d.request.Resolver == nil || d.client.named && d.server.named && d.userAsked
+	return !v.asks || d.request.Resolver == nil || d.client.named && d.server.named && d.userKnown()
 }
 
 func (t *Tables) newView(daemon string) *view {
