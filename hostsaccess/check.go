@@ -50,6 +50,8 @@ type checker struct {
 	file      *File
 	role      Verdict         // Allow for hosts.allow, Deny for hosts.deny
 	told      map[string]bool // what is said once in a file
+	last      *Rule           // the last one that refuses was asked about
+	lastSays  bool
 	found     findings
 	elsewhere findings // in pattern files
 }
@@ -95,19 +97,6 @@ func (f *File) lineEnds() []Diagnostic {
 	return []Diagnostic{d}
 }
 
-// verdict is what a rule of a file says when it matches.
-func verdict(r *Rule, role Verdict) Verdict {
-	for _, o := range r.Options {
-		switch o.Name {
-		case "allow":
-			role = Allow
-		case "deny":
-			role = Deny
-		}
-	}
-	return role
-}
-
 // depth counts the EXCEPTs in front of what stands at p.
 func (r *Rule) depth(p Pos) int {
 	n := 0
@@ -128,6 +117,15 @@ func (r *Rule) depth(p Pos) int {
 	return n
 }
 
+// refuses says whether a rule refuses whom it matches. There may be very many
+// findings about a rule of very many options: the answer is kept.
+func (c *checker) refuses(r *Rule) bool {
+	if r != c.last {
+		c.last, c.lastSays = r, r.Verdict(c.role) == Deny
+	}
+	return c.lastSays
+}
+
 // consequence says what comes of what libwrap makes of a finding of Parse.
 func (c *checker) consequence(d *Diagnostic) string {
 	if d.Libwrap == StopsFile {
@@ -136,7 +134,7 @@ func (c *checker) consequence(d *Diagnostic) string {
 	if d.Rule == nil {
 		return d.Consequence
 	}
-	refuses := verdict(d.Rule, c.role) == Deny
+	refuses := c.refuses(d.Rule)
 	if d.Code == OnlyIPv6 {
 		return onlyIPv6(refuses != (d.Rule.depth(d.Pos)%2 == 1))
 	}
@@ -354,7 +352,7 @@ func (c *checker) ignores(daemon string) string {
 
 // passedOver says what a line does for a service that it does not reach.
 func (c *checker) passedOver(r *Rule) string {
-	if verdict(r, c.role) == Deny {
+	if c.refuses(r) {
 		return "this line refuses nobody: everybody gets in"
 	}
 	return "this line lets nobody in"
@@ -374,7 +372,7 @@ func (r *Rule) names(name string) bool {
 
 // host reports patterns that a client gets round, and reads pattern files.
 func (c *checker) host(r *Rule, h *Host, depth int) {
-	refuses := (verdict(r, c.role) == Deny) != (depth%2 == 1)
+	refuses := c.refuses(r) != (depth%2 == 1)
 	switch h.Kind {
 	case HostFile:
 		c.patternFile(r, h, depth)

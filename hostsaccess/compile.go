@@ -62,17 +62,9 @@ func (c *compiler) add(f *File, file Verdict) {
 		return
 	}
 	for _, r := range f.Rules {
-		k := candidate{rule: r, file: file, verdict: file, command: r.runs()}
+		k := candidate{rule: r, file: file, verdict: r.Verdict(file), command: r.runs()}
 		if !c.named(&k) {
 			continue
-		}
-		for _, o := range r.Options {
-			switch o.Name {
-			case "allow":
-				k.verdict = Allow
-			case "deny":
-				k.verdict = Deny
-			}
 		}
 		if k.command != nil {
 			k.verdict = Deny

@@ -62,6 +62,20 @@ type Rule struct {
 	Broken bool
 }
 
+// Verdict is what the rule says when it matches: what its option allow or deny
+// says, or else what its file does, Allow for hosts.allow and Deny for hosts.deny.
+func (r *Rule) Verdict(file Verdict) Verdict {
+	for i := len(r.Options) - 1; i >= 0; i-- {
+		switch r.Options[i].Name {
+		case "allow":
+			return Allow
+		case "deny":
+			return Deny
+		}
+	}
+	return file
+}
+
 // String returns the file's base name and line, "hosts.allow:3".
 func (r *Rule) String() string {
 	return fmt.Sprintf("%s:%d", filepath.Base(r.File), r.Pos.Line)

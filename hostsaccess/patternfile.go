@@ -15,7 +15,7 @@ func (c *checker) patternFile(r *Rule, h *Host, depth int) {
 	if c.surroundings.ReadFile == nil {
 		return
 	}
-	refuses := verdict(r, c.role) == Deny
+	refuses := c.refuses(r)
 	w := &patternWalk{checker: c, rule: r, purpose: purpose{refuses, depth%2 == 1}}
 	w.read(h, c.file.Name, &c.found)
 }

@@ -98,7 +98,7 @@ func (s *shadower) gather(f *File, role Verdict) {
 		}
 		n := len(s.rules)
 		sure := !slices.ContainsFunc(r.Options, func(o Option) bool { return o.Name == "aclexec" })
-		s.rules = append(s.rules, covering{r, verdict(r, role), sure})
+		s.rules = append(s.rules, covering{r, r.Verdict(role), sure})
 		if !plain {
 			s.wild = append(s.wild, n)
 		}

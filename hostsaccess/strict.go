@@ -39,7 +39,7 @@ func (t *Tables) readStrict(allow, deny *Source) {
 		for _, r := range f.Rules {
 			t.readStrictRule(r)
 			s.rules = append(s.rules, r)
-			s.refuses = append(s.refuses, verdictOf(r, Allow+Verdict(i)) == Deny || decidesByCommand(r) || faulty(s.options[r]))
+			s.refuses = append(s.refuses, r.Verdict(Allow+Verdict(i)) == Deny || decidesByCommand(r) || faulty(s.options[r]))
 		}
 	}
 	t.flattenStrict()
@@ -206,25 +206,12 @@ func (d *decider) strictRule(rank int32) (decision Decision, acts bool) {
 	if rank >= s.denies {
 		file = Deny
 	}
-	k := candidate{rule: r, file: file, verdict: verdictOf(r, file)}
+	k := candidate{rule: r, file: file, verdict: r.Verdict(file)}
 	if d.strictMatch(r) == yes {
 		return d.act(&k)
 	}
 	k.verdict = Deny
 	return Decision{Verdict: Deny, Rule: r, Why: why(&k, maybe)}, true
-}
-
-// verdictOf is what a rule of a file says when it matches.
-func verdictOf(r *Rule, v Verdict) Verdict {
-	for _, o := range r.Options {
-		switch o.Name {
-		case "allow":
-			v = Allow
-		case "deny":
-			v = Deny
-		}
-	}
-	return v
 }
 
 // decidesByCommand says whether a command may refuse the client. Where it is

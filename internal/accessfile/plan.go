@@ -178,9 +178,9 @@ func (w *planner) target(verdict hostsaccess.Verdict, t Target) error {
 	if w.says(verdict, t) {
 		return nil
 	}
-	for _, f := range []**hostsaccess.File{&w.allow, &w.deny} {
+	for i, f := range []**hostsaccess.File{&w.allow, &w.deny} {
 		for _, n := range t.Networks {
-			if err := w.edit(f, w.takeOut(*f, f == &w.deny, verdict, t, n)...); err != nil {
+			if err := w.edit(f, w.takeOut(*f, hostsaccess.Allow+hostsaccess.Verdict(i), verdict, t, n)...); err != nil {
 				return err
 			}
 		}
@@ -231,11 +231,11 @@ func (w *planner) above(a, b *hostsaccess.Rule) bool {
 	return a.Offset < b.Offset
 }
 
-// takeOut takes a network out of rules about the service alone that say
-// otherwise. To refuse it, what lies within it is taken out too.
-func (w *planner) takeOut(f *hostsaccess.File, deny bool, verdict hostsaccess.Verdict, t Target, n netip.Prefix) (edits []hostsaccess.Edit) {
+// takeOut takes a network out of those rules of hosts.allow (file is Allow) or
+// hosts.deny that are about the service alone and say otherwise. To refuse it, what lies within it is taken out too.
+func (w *planner) takeOut(f *hostsaccess.File, file, verdict hostsaccess.Verdict, t Target, n netip.Prefix) (edits []hostsaccess.Edit) {
 	for _, r := range f.Rules {
-		if says := Saying(r, deny); says == verdict || !w.alone(r) || len(r.Clients.Terms) != 1 {
+		if r.Verdict(file) == verdict || !w.alone(r) || len(r.Clients.Terms) != 1 {
 			continue
 		}
 		var out []int
@@ -261,22 +261,6 @@ func (s Service) Rules(f *File) (list []*hostsaccess.Rule) {
 		}
 	}
 	return list
-}
-
-// Saying is what a rule says, going by its options.
-func Saying(r *hostsaccess.Rule, deny bool) hostsaccess.Verdict {
-	for _, o := range r.Options {
-		switch o.Name {
-		case "allow":
-			return hostsaccess.Allow
-		case "deny":
-			return hostsaccess.Deny
-		}
-	}
-	if deny {
-		return hostsaccess.Deny
-	}
-	return hostsaccess.Allow
 }
 
 // alone says whether a rule is about the service and no other.

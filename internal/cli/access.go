@@ -175,13 +175,13 @@ func (a *access) list(name string) error {
 	}
 	pair := a.files.read()
 	rules := 0
-	for _, f := range []*accessfile.File{pair.Allow, pair.Deny} {
+	for i, f := range []*accessfile.File{pair.Allow, pair.Deny} {
 		if f.Fault != nil && f.State != accessfile.Missing {
 			return fmt.Errorf("reading %s: %w", f.Name, f.Fault)
 		}
 		for _, r := range s.Rules(f) {
 			rules++
-			verb := outcomeVerb(s, accessfile.Saying(r, f == pair.Deny))
+			verb := outcomeVerb(s, r.Verdict(hostsaccess.Allow+hostsaccess.Verdict(i)))
 			if r.Broken {
 				verb = "WRONG"
 			}
