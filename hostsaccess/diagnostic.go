@@ -169,6 +169,7 @@ const maxFindings = 1000
 
 // findings collects diagnostics up to a bound.
 type findings struct {
+	most    int // 0 is maxFindings
 	list    []Diagnostic
 	omitted int
 	worst   Severity // of those omitted
@@ -179,7 +180,7 @@ func (f *findings) add(d Diagnostic) *Diagnostic {
 	if d.Severity == Error && d.Rule != nil {
 		d.Rule.Broken = true
 	}
-	if len(f.list) >= maxFindings {
+	if len(f.list) >= cmp.Or(f.most, maxFindings) {
 		f.omitted++
 		f.worst = max(f.worst, d.Severity)
 		return &d

@@ -131,7 +131,11 @@ func (p *parser) dotted(h *Host) {
 	octets, ok := parseOctets(strings.TrimSuffix(s, "."))
 	switch {
 	case !ok || len(octets) > 4:
-		d := p.error(BadAddress, h.Pos, quote(s)+" is not an IPv4 address", "numbers from 0 to 255, without leading zeros")
+		hint := "numbers from 0 to 255, without leading zeros"
+		if !strings.Contains(s, ".") {
+			hint = "IPv4 addresses have four numbers, IPv6 addresses are written [2001:db8::1]"
+		}
+		d := p.error(BadAddress, h.Pos, quote(s)+" is not an IPv4 address", hint)
 		if s[0] == '.' {
 			d.reads(WiderMatch, "the end of an address").meets("every client whose address ends in " + s)
 		}

@@ -4,8 +4,12 @@ import "strings"
 
 // Parse reads a file. It never fails as a whole: what cannot be read right is
 // in Diagnostics, and its rule is Broken.
-func Parse(name string, data []byte) *File {
-	p := &parser{file: &File{Name: name, Source: string(data)}}
+func Parse(name string, data []byte) *File { return parse(name, string(data), maxFindings) }
+
+// parse keeps that many findings.
+func parse(name, source string, findings int) *File {
+	p := &parser{file: &File{Name: name, Source: source}}
+	p.found.most = findings
 	p.lines()
 	p.file.Diagnostics = p.found.all(name)
 	return p.file

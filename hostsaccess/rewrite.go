@@ -2,6 +2,7 @@ package hostsaccess
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 )
@@ -34,31 +35,64 @@ const mendPasses = 8
 // and what it mended. The result is the source itself if there is none.
 func (f *File) Mend() (source string, mended []Diagnostic) {
 	source = f.Source
+	if n := len(f.Diagnostics); n > 0 && f.Diagnostics[n-1].Code == Omitted {
+		f = parse(f.Name, source, math.MaxInt)
+	}
 	for range mendPasses {
 		edits, done := f.mends()
 		if len(done) == 0 {
 			break
 		}
 		source, mended = f.Rewrite(edits...), append(mended, done...)
-		f = Parse(f.Name, []byte(source))
+		f = parse(f.Name, source, math.MaxInt)
 	}
 	return source, mended
 }
 
 // mends gathers fixes that do not overlap.
 func (f *File) mends() (edits []Edit, done []Diagnostic) {
-	for _, d := range append(slices.Clone(f.Diagnostics), f.lineEnds()...) {
-		if len(d.Fix) > 0 && !slices.ContainsFunc(d.Fix, func(e Edit) bool { return overlaps(edits, e) }) {
+	fits := func(d *Diagnostic) bool {
+		return len(d.Fix) > 0 && !slices.ContainsFunc(d.Fix, func(e Edit) bool { return overlaps(edits, e) })
+	}
+	for i := range f.Diagnostics {
+		if d := &f.Diagnostics[i]; fits(d) {
+			done = append(done, *d)
+			for _, e := range d.Fix {
+				edits = slices.Insert(edits, behind(edits, e.Offset), e)
+			}
+		}
+	}
+	for _, d := range f.lineEnds() { // the last, so its many edits need no order
+		if fits(&d) {
 			edits, done = append(edits, d.Fix...), append(done, d)
 		}
 	}
 	return edits, done
 }
 
+// behind is how many of the edits, which are in order, start at offset or before.
+func behind(edits []Edit, offset int) int {
+	n, _ := slices.BinarySearchFunc(edits, offset+1, func(e Edit, at int) int { return cmp.Compare(e.Offset, at) })
+	return n
+}
+
+// overlaps says whether e touches what one of the edits changes. Several texts
+// may be put in at one place.
 func overlaps(edits []Edit, e Edit) bool {
-	return slices.ContainsFunc(edits, func(o Edit) bool {
-		return e.Offset < o.End && o.Offset < e.End || e.Offset == o.Offset && e != (Edit{Offset: o.Offset, End: o.Offset, Text: e.Text})
-	})
+	n := behind(edits, e.Offset)
+	if n < len(edits) && edits[n].Offset < e.End {
+		return true
+	}
+	for n--; n >= 0; n-- {
+		o := edits[n]
+		if e.Offset < o.End || e.Offset == o.Offset && e.Offset < e.End {
+			return true
+		}
+		if o.Offset < e.Offset {
+			break
+		}
+	}
+	return false
 }
 
 // lineEnd is how the lines of the file end.

@@ -146,6 +146,19 @@ func comments(source string) (list []string) {
 	return list
 }
 
+// TestMendAll mends more mistakes than Parse lists.
+func TestMendAll(t *testing.T) {
+	const n = 3 * maxFindings
+	f := Parse("hosts.deny", []byte(strings.Repeat("a: 10.1.2.3/24 # b\r\n", n)))
+	got, mended := f.Mend()
+	if want := strings.Repeat("# b\na: 10.1.2.0/24\n", n); got != want {
+		t.Errorf("mended to %.200q", got)
+	}
+	if want := 2*n + 1; len(mended) != want { // of each line two, and the line ends
+		t.Errorf("%d mended, want %d", len(mended), want)
+	}
+}
+
 // checkMended checks that source, which Mend made of f, has all that f had.
 func checkMended(t *testing.T, f *File, source string) {
 	t.Helper()

@@ -97,12 +97,15 @@ func (p Pair) Plan(s Service, verdict hostsaccess.Verdict, targets []Target) (*P
 			t = everyOther
 		}
 		already := w.says(verdict, t)
+		if already && verdict == hostsaccess.Deny && s.portMapper && t.onLoopback() {
+			return nil, hint("its own services register and ask over this address", "the port mapper answers this host whatever the files say: %s", t.Text)
+		}
 		if err := w.target(verdict, t); err != nil {
 			return nil, err
 		}
 		plan.Effects = append(plan.Effects, Effect{Target: t, Already: already})
 	}
-	if err := lockedOut(before, w.matcher); err != nil {
+	if err := lockedOut(before, w.matcher, targets); err != nil {
 		return nil, err
 	}
 	for i := range plan.Effects {
@@ -135,8 +138,14 @@ func (e *Effect) compare(before, after *hostsaccess.Matcher) {
 }
 
 // lockedOut says whether this host was let in before and is refused now.
-func lockedOut(before, after *hostsaccess.Matcher) error {
-	for _, a := range loopback {
+func lockedOut(before, after *hostsaccess.Matcher, targets []Target) error {
+	own := slices.Clone(loopback)
+	for _, t := range targets {
+		if t.onLoopback() {
+			own = append(own, t.Networks[0].Addr())
+		}
+	}
+	for _, a := range own {
 		was, is := before.Decide(a, netip.Addr{}), after.Decide(a, netip.Addr{})
 		if was.Verdict != hostsaccess.Deny && is.Verdict == hostsaccess.Deny {
 			return hint("to refuse all other hosts write ALL, which spares this one",

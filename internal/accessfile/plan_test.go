@@ -113,6 +113,8 @@ func TestPlan(t *testing.T) {
 func TestPlanRefuses(t *testing.T) {
 	tests := []struct{ name, allow, deny, command, want string }{
 		{"loopback", "", "", "deny portmap 127.0.0.1", "this would lock out this host itself: 127.0.0.1 would be refused by hosts.deny:1"},
+		{"another loopback address", "", "", "deny mountd 127.0.0.53", "this would lock out this host itself: 127.0.0.53 would be refused by hosts.deny:1"},
+		{"loopback of the port mapper", "", "ALL: ALL\n", "deny rpcbind ::1", "the port mapper answers this host whatever the files say: [::1]"},
 		{"loopback6", "", "", "deny sshd ::1", "this would lock out this host itself: ::1 would be refused by hosts.deny:1"},
 		{"all of IPv4", "", "", "deny sshd 0.0.0.0/0", "this would lock out this host itself: 127.0.0.1 would be refused by hosts.deny:1"},
 		{"the line that lets this host in", "sshd: 127.0.0.1\n", "ALL: ALL\n", "deny sshd 127.0.0.1", "this would lock out this host itself: 127.0.0.1 would be refused by hosts.deny:1"},

@@ -41,6 +41,12 @@ var (
 	everyOther = Target{Text: "ALL EXCEPT 127.0.0.0/8 [::1]", Networks: append(allBut(loopback4), allBut(loopback6)...), all: true}
 )
 
+// onLoopback says whether the target is some of this host's loopback addresses.
+func (t Target) onLoopback() bool {
+	n := t.Networks[0]
+	return loopback4.Overlaps(n) && n.Bits() >= loopback4.Bits() || n == loopback6
+}
+
 // allBut returns the networks of all addresses of n's family that n does not
 // hold: for each of its bits the network with that bit turned over.
 func allBut(n netip.Prefix) (list []netip.Prefix) {
