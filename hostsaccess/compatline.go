@@ -1,6 +1,9 @@
 package hostsaccess
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // compatBuffer is the size of libwrap's line buffer, with the final NUL.
 const compatBuffer = 2048
@@ -12,6 +15,18 @@ type compatReader struct {
 	line  int32 // what libwrap counts
 	first int32 // physical line on which the present logical line starts
 	lines int32 // physical lines read
+}
+
+// CompatLines yields the logical lines of a source as libwrap and its tools read
+// all their files, each with the number of its last physical line, as they count.
+// A line without newline at its end is one that can't be read whole: it is too
+// long, or the end of the file is missing.
+func CompatLines(source string) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		r := compatReader{src: source}
+		for text, ok := r.next(); ok && yield(int(r.line), text); text, ok = r.next() {
+		}
+	}
 }
 
 // next returns a logical line with its newline. Without newline it is one that
@@ -57,9 +72,9 @@ func (r *compatReader) fgets(size int) string {
 	return piece
 }
 
-// splitOutside is libwrap's split_at: it cuts s at the first separator where
+// CompatSplit is libwrap's split_at: it cuts s at the first separator where
 // as many "[" as "]" came before.
-func splitOutside(s string, separator byte) (before, after string, found bool) {
+func CompatSplit(s string, separator byte) (before, after string, found bool) {
 	depth := 0
 	for i := range len(s) {
 		switch {
@@ -76,7 +91,7 @@ func splitOutside(s string, separator byte) (before, after string, found bool) {
 
 // compatFields cuts a line into its three fields.
 func compatFields(line string) (daemons, clients, options string, hasOptions, ok bool) {
-	daemons, rest, ok := splitOutside(line, ':')
-	clients, options, hasOptions = splitOutside(rest, ':')
+	daemons, rest, ok := CompatSplit(line, ':')
+	clients, options, hasOptions = CompatSplit(rest, ':')
 	return daemons, clients, options, hasOptions, ok
 }

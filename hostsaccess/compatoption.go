@@ -230,7 +230,7 @@ var (
 
 // severity is severity_option.
 func (a *Action) severity() {
-	facility, level, two := splitOutside(a.Value, '.')
+	facility, level, two := CompatSplit(a.Value, '.')
 	if !two {
 		facility, level = "", facility
 	}
@@ -247,7 +247,7 @@ func (a *Action) severity() {
 
 // user is user_option, "user" or "user.group".
 func (a *Action) user(e *Environment) {
-	name, group, two := splitOutside(a.Value, '.')
+	name, group, two := CompatSplit(a.Value, '.')
 	if two {
 		a.faultUnless(has(e.HasGroup, group), `unknown group: "%s"`, group)
 	}
@@ -283,7 +283,7 @@ func (d *decider) bannerText(s string) (out []byte, ok bool) {
 	r := compatReader{src: s}
 	for line := r.fgets(bannerLine); line != ""; line = r.fgets(bannerLine) {
 		line, _, _ = strings.Cut(line, "\x00")
-		if text, _, found := splitOutside(line, '\n'); found {
+		if text, _, found := CompatSplit(line, '\n'); found {
 			line = text + "\r\n"
 		}
 		expanded, ok := d.expand(line, 2*compatExpansion)

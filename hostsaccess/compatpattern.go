@@ -121,7 +121,7 @@ func (p *compatParser) host(s string) compatHost {
 	case equalFold(s, "LOCAL"):
 		return compatHost{kind: compatLocal}
 	}
-	if net, mask, found := splitOutside(s, '/'); found {
+	if net, mask, found := CompatSplit(s, '/'); found {
 		return compatHost{kind: compatMasked, mask: p.mask(net, mask)}
 	}
 	return compatHost{text: p.string(s), name: strings.Trim(s, "0123456789./") != ""}
@@ -171,7 +171,7 @@ func (p *compatParser) client(s string) compatClient {
 
 // splitBehindFirst cuts at the first "@" behind the first byte, outside brackets.
 func splitBehindFirst(s string) (before, after string, found bool) {
-	before, after, found = splitOutside(s[1:], '@')
+	before, after, found = CompatSplit(s[1:], '@')
 	return s[:1+len(before)], after, found
 }
 

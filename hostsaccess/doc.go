@@ -4,14 +4,14 @@
 //
 // # Deciding
 //
-// [NewTables] reads hosts.allow and hosts.deny, and [Tables.Decide] says what
+// [ReadTables] reads hosts.allow and hosts.deny, and [Tables.Decide] says what
 // they say about a [Request]: the verdict, the rule, the reason in words, and
 // the options of the rule as [Action] values for the caller to carry out. The
 // example of Tables guards a net.Listener.
 //
 // Nothing happens behind the caller's back. The package opens no file, asks no
-// name server and runs no command: what a rule needs of the machine comes from
-// the [Environment], names and users from the [Resolver] of the request, and
+// name server and runs no command: what files and rules need of the machine comes
+// from the [Environment], names and users from the [Resolver] of the request, and
 // where those are missing the answer is not known. From the second request for
 // a daemon on, Decide takes well under a microsecond however many rules there
 // are, and it allocates nothing unless the rule has options.

@@ -6,57 +6,43 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 
 	"rpcward/hostsaccess"
 )
 
-// guarded is a listener that lets in whom the two files let in.
+// guarded is a listener for greetd that lets in whom the two files let in.
 type guarded struct {
 	net.Listener
-	tables *hostsaccess.Tables
+	*hostsaccess.Tables
 }
 
 func (g guarded) Accept() (net.Conn, error) {
 	for {
 		c, err := g.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		r := hostsaccess.Request{Daemon: "greetd", Client: endpoint(c.RemoteAddr()), Server: endpoint(c.LocalAddr())}
-		if g.tables.Decide(&r).Granted() {
-			return c, nil
+		if err != nil || g.Decide(&hostsaccess.Request{Daemon: "greetd", Client: hostsaccess.EndpointOf(c.RemoteAddr())}).Granted() {
+			return c, err
 		}
 		c.Close()
 	}
 }
 
-func endpoint(a net.Addr) hostsaccess.Endpoint {
-	return hostsaccess.Endpoint{Addr: a.(*net.TCPAddr).AddrPort()}
-}
-
-func read(path string) hostsaccess.Source {
-	data, err := os.ReadFile(path)
-	return hostsaccess.SourceFrom(path, data, err)
-}
-
-// A listener of one's own, guarded as tcpd(8) would.
+// A listener of one's own, guarded as tcpd(8) would. A daemon reads
+// /etc/hosts.allow and /etc/hosts.deny.
 func ExampleTables() {
-	etc, _ := os.MkdirTemp("", "etc") // "/etc", in life
+	etc, _ := os.MkdirTemp("", "etc")
 	defer os.RemoveAll(etc)
-	os.WriteFile(filepath.Join(etc, "hosts.allow"), []byte("greetd: 127.0.0.1\n"), 0o644)
-	os.WriteFile(filepath.Join(etc, "hosts.deny"), []byte("ALL: ALL\n"), 0o644)
+	os.WriteFile(etc+"/hosts.allow", []byte("greetd: 127.0.0.1\n"), 0o644)
+	os.WriteFile(etc+"/hosts.deny", []byte("ALL: ALL\n"), 0o644)
 
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
 	defer l.Close()
-	tables := hostsaccess.NewTables(hostsaccess.Strict, read(filepath.Join(etc, "hosts.allow")), read(filepath.Join(etc, "hosts.deny")),
-		hostsaccess.Environment{ReadFile: os.ReadFile})
+	l = guarded{l, hostsaccess.ReadTables(hostsaccess.Strict, etc+"/hosts.allow", etc+"/hosts.deny", hostsaccess.Environment{ReadFile: os.ReadFile})}
 	go func() {
 		for {
-			c, err := guarded{l, tables}.Accept()
+			c, err := l.Accept()
 			if err != nil {
 				return
 			}

@@ -35,6 +35,15 @@ type Endpoint struct {
 	Text string
 }
 
+// EndpointOf returns the endpoint at a net.Addr of TCP or UDP. That of any
+// other, such as a unix socket's, is not known.
+func EndpointOf(a interface{ Network() string }) (e Endpoint) {
+	if of, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
+		e.Addr = of.AddrPort()
+	}
+	return e
+}
+
 // History is what the decisions of one process leave behind for the next.
 // libwrap keeps it in global variables. It is not safe for concurrent use.
 type History struct {

@@ -86,6 +86,16 @@ func NewTables(mode Mode, allow, deny Source, e Environment) *Tables {
 	return t
 }
 
+// ReadTables is NewTables for the files at these paths, normally
+// /etc/hosts.allow and /etc/hosts.deny, which it reads by e.ReadFile.
+func ReadTables(m Mode, allow, deny string, e Environment) *Tables {
+	read := func(path string) Source {
+		data, err := e.ReadFile(path)
+		return SourceFrom(path, data, err)
+	}
+	return NewTables(m, read(allow), read(deny), e)
+}
+
 // Decide says what the files say about a request. It allocates nothing unless
 // a rule with options decides, and from the second request for a daemon on its
 // speed hardly depends on the number of rules.

@@ -188,22 +188,6 @@ func isParanoid(s string) bool { return strings.EqualFold(s, paranoidHost) }
 // and slashes. The empty word is numeric.
 func isNumeric(s string) bool { return strings.Trim(s, "0123456789./") == "" }
 
-// splitAt cuts s at the first separator outside of brackets, as libwrap does.
-func splitAt(s string, separator byte) (before, after string, found bool) {
-	depth := 0
-	for i := range len(s) {
-		switch {
-		case s[i] == '[':
-			depth++
-		case s[i] == ']':
-			depth--
-		case s[i] == separator && depth == 0:
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
-}
-
 // options prints what a rule's options would do, and reports what is wrong
 // with them. raw is the text of the options, of which actions came.
 func (o *oracle) options(raw string, actions []hostsaccess.Action) {

@@ -124,7 +124,7 @@ func (c *tcpdchk) rules(path string, granting bool) {
 		return
 	}
 	c.file, c.line = path, 0
-	for line, text := range inetd.Lines(string(data)) {
+	for line, text := range hostsaccess.CompatLines(string(data)) {
 		c.line = line
 		if whole, ok := strings.CutSuffix(text, "\n"); !ok {
 			c.warnf("missing newline or line too long")
@@ -136,12 +136,12 @@ func (c *tcpdchk) rules(path string, granting bool) {
 }
 
 func (c *tcpdchk) rule(text string, granting bool) {
-	daemons, rest, ok := splitAt(text, ':')
+	daemons, rest, ok := hostsaccess.CompatSplit(text, ':')
 	if !ok {
 		c.warnf(`missing ":" separator`)
 		return
 	}
-	clients, options, hasOptions := splitAt(rest, ':')
+	clients, options, hasOptions := hostsaccess.CompatSplit(rest, ':')
 	if c.verbose {
 		c.printf("\n>>> Rule %s line %d:\n", c.file, c.line)
 	}
@@ -185,7 +185,7 @@ func (c *tcpdchk) words(title, list, what string, check func(word string)) {
 
 // splitUser cuts a word at the first "@" that is not its first byte.
 func splitUser(word string) (before, host string, found bool) {
-	before, host, found = splitAt(word[1:], '@')
+	before, host, found = hostsaccess.CompatSplit(word[1:], '@')
 	return word[:1] + before, host, found
 }
 
@@ -253,7 +253,7 @@ func isReserved(s string) bool {
 // host checks a pattern for hosts. It returns how many addresses it has, 1 for
 // those that have no name.
 func (c *tcpdchk) host(pattern string) int {
-	address, mask, hasMask := splitAt(pattern, '/')
+	address, mask, hasMask := hostsaccess.CompatSplit(pattern, '/')
 	switch {
 	case strings.HasPrefix(pattern, "@"):
 		c.netgroup(pattern[1:])
@@ -300,7 +300,7 @@ func (c *tcpdchk) patternFile(path string) {
 	file, line := c.file, c.line
 	c.file, c.reading = path, append(c.reading, path)
 	defer func() { c.file, c.line, c.reading = file, line, c.reading[:len(c.reading)-1] }()
-	for n, text := range inetd.Lines(string(data)) {
+	for n, text := range hostsaccess.CompatLines(string(data)) {
 		c.line = n
 		for word := range strings.FieldsSeq(text) {
 			c.host(word)

@@ -93,7 +93,7 @@ type tcpdmatch struct{ *oracle }
 // daemon, given as daemon[@server].
 func (m *tcpdmatch) run(daemonWord, clientWord string) error {
 	m.checkDaemonDir()
-	daemon, server, hasServer := splitAt(daemonWord, '@')
+	daemon, server, hasServer := hostsaccess.CompatSplit(daemonWord, '@')
 	if strings.HasPrefix(daemon, "/") {
 		short := daemon[strings.LastIndexByte(daemon, '/')+1:]
 		m.warnf("%s: daemon name normalized to: %s", daemon, short)
@@ -102,7 +102,7 @@ func (m *tcpdmatch) run(daemonWord, clientWord string) error {
 	if !hasServer {
 		server = unknownHost
 	}
-	user, client, hasUser := splitAt(clientWord, '@')
+	user, client, hasUser := hostsaccess.CompatSplit(clientWord, '@')
 	if !hasUser {
 		user, client = "", clientWord
 	}
@@ -258,8 +258,8 @@ func accessWord(d *hostsaccess.Decision) string {
 
 // ruleOptions is the third field of a rule.
 func ruleOptions(text string) string {
-	_, rest, _ := splitAt(text, ':')
-	_, options, _ := splitAt(rest, ':')
+	_, rest, _ := hostsaccess.CompatSplit(text, ':')
+	_, options, _ := hostsaccess.CompatSplit(rest, ':')
 	return options
 }
 
@@ -274,7 +274,7 @@ func (m *tcpdmatch) passed(s *hostsaccess.Source, rule *hostsaccess.Rule) (decid
 		m.warnf("cannot open %s: %s", s.Name, reasonOf(err))
 		return false
 	}
-	for line, text := range inetd.Lines(string(s.Data)) {
+	for line, text := range hostsaccess.CompatLines(string(s.Data)) {
 		m.line = line
 		if rule != nil && rule.File == s.Name && int(rule.LastLine) == line {
 			return true
@@ -284,7 +284,7 @@ func (m *tcpdmatch) passed(s *hostsaccess.Source, rule *hostsaccess.Rule) (decid
 			m.warnf("all the subsequent rules will be ignored")
 			return false
 		}
-		if _, _, found := splitAt(text, ':'); !found && !isComment(text) {
+		if _, _, found := hostsaccess.CompatSplit(text, ':'); !found && !isComment(text) {
 			m.warnf(`missing ":" separator`)
 		}
 	}

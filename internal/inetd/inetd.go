@@ -6,6 +6,8 @@ package inetd
 import (
 	"os"
 	"strings"
+
+	"rpcward/hostsaccess"
 )
 
 // Places are where the configuration is looked for, in this order.
@@ -55,7 +57,7 @@ func Read(path string) (*Config, error) {
 // readInetd reads inetd.conf(5) in the way of tcpdchk(8), which also takes the
 // variations of old systems: no user, or a number after it or after the program.
 func (c *Config) readInetd(source string) {
-	for line, text := range Lines(source) {
+	for line, text := range hostsaccess.CompatLines(source) {
 		words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n", r) })
 		if len(words) == 0 || words[0][0] == '#' {
 			continue

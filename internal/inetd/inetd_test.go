@@ -9,33 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestLines(t *testing.T) {
-	long := strings.Repeat("x", lineBuffer)
-	for _, tt := range []struct {
-		name, source string
-		lines        []int
-		texts        []string
-	}{
-		{"empty", "", nil, nil},
-		{"plain", "a\nb\n", []int{1, 2}, []string{"a\n", "b\n"}},
-		{"joined", "a\\\nb\nc\n", []int{2, 3}, []string{"ab\n", "c\n"}},
-		{"no newline", "a\nb", []int{1, 1}, []string{"a\n", "b"}},
-		{"backslash at the end", "a\\\n", []int{1}, []string{"a"}},
-		{"nothing joined", "\\\n", nil, nil},
-		{"NUL glues", "a\x00b\nc\n", []int{1}, []string{"ac\n"}},
-		{"too long", long + "\n", []int{0, 1}, []string{long[:lineBuffer-1], "x\n"}},
-	} {
-		var lines []int
-		var texts []string
-		for n, text := range Lines(tt.source) {
-			lines, texts = append(lines, n), append(texts, text)
-		}
-		if diff := cmp.Diff(tt.lines, lines) + cmp.Diff(tt.texts, texts); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
-		}
-	}
-}
-
 const xinetdConf = `# defaults come first or last
 defaults
 {
@@ -145,12 +118,5 @@ func FuzzRead(f *testing.F) {
 		x := &xinetdReader{config: &Config{File: "f"}}
 		x.file("f", source)
 		x.finish()
-		total := 0
-		for _, text := range Lines(source) {
-			total += len(text)
-		}
-		if total > len(source) {
-			t.Errorf("%d bytes of lines in %d", total, len(source))
-		}
 	})
 }
