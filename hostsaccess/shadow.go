@@ -2,15 +2,16 @@ package hostsaccess
 
 import (
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 )
 
 // shadow says why a rule never acts.
 type shadow struct {
-	by     *Rule // the first rule that decides for some of its clients; nil if it has none
+	by     *Rule // the first rule that decides for its clients; nil if it has none
 	others bool  // that rule does not decide for all of them
-	same   bool  // it says the same
+	same   bool  // the rule is idle: of its clients, but for exceptions, others say the same
 	role   Verdict
 }
 
@@ -23,24 +24,24 @@ func (s shadow) diagnostic(file string, r *Rule) Diagnostic {
 	if s.role == Deny {
 		nobody = "this line refuses nobody"
 	}
-	switch {
-	case s.by == nil:
+	if s.by == nil {
 		d.Severity, d.Hint = Warning, "remove the EXCEPT, or except less"
 		d.Consequence = "it excepts all whom it names: " + nobody
+		return d
+	}
+	switch {
+	case s.others:
+		d.Consequence = s.by.String() + " and other rules decide for all its clients before"
 	case s.same:
-		d.Consequence = s.by.String() + and(s.others) + " the same of all its clients already"
+		d.Consequence = s.by.String() + " says the same of all its clients already"
 	default:
+		d.Consequence = s.by.String() + " says otherwise of all its clients before"
+	}
+	if !s.same {
 		d.Severity, d.Hint = Warning, "remove it, or move it above "+s.by.String()
-		d.Consequence = s.by.String() + and(s.others) + " otherwise of all its clients before: " + nobody
+		d.Consequence += ": " + nobody
 	}
 	return d
-}
-
-func and(others bool) string {
-	if others {
-		return " and other rules say"
-	}
-	return " says"
 }
 
 // shadowBudget bounds how many pairs of a daemon's name and a rule with
@@ -172,7 +173,7 @@ func (s *shadower) cover(rules []int) {
 		case c.painter.anyBare(possible):
 			s.acts[k.rule] = true
 		default:
-			s.shadow(k, c.painter, possible)
+			s.shadow(k, c, possible)
 		}
 		if k.sure {
 			c.painter.paint(sure, int32(n))
@@ -180,27 +181,59 @@ func (s *shadower) cover(rules []int) {
 	}
 }
 
-// shadow notes that k's cells are all taken.
-func (s *shadower) shadow(k *covering, p *painter, cells []run) {
-	found := shadow{same: true, role: k.says}
-	first := emptyCell
-	for _, r := range cells {
-		for _, colour := range p.colours[r.lo:r.hi] {
-			if colour == emptyCell {
-				continue
-			}
-			if first == emptyCell {
-				first, found.by = colour, s.rules[colour].rule
-			}
-			if s.rules[colour].says != k.says && found.same {
-				found.same, found.by = false, s.rules[colour].rule
-			}
-			found.others = found.others || colour != first
+// shadow notes that k's cells are all taken. Who has the widest of them counts:
+// where the rest is decided otherwise, that is an exception from what k says.
+func (s *shadower) shadow(k *covering, c *compiler, runs []run) {
+	all := c.filled(runs)
+	widest := c.widest(&k.rule.Clients.Terms[0], all)
+	if len(widest) == 0 {
+		widest = all
+	}
+	found := shadow{same: true, role: k.says, by: s.rules[c.painter.colours[widest[0]]].rule}
+	for _, i := range widest {
+		if by := s.rules[c.painter.colours[i]]; by.says != k.says && found.same {
+			found.same, found.by = false, by.rule
 		}
+	}
+	for _, i := range all {
+		found.others = found.others || s.rules[c.painter.colours[i]].rule != found.by
 	}
 	if old, ok := s.shadowed[k.rule]; !ok || old.same {
 		s.shadowed[k.rule] = found
 	}
+}
+
+// filled lists the cells of runs that have an address, in order.
+func (c *compiler) filled(runs []run) (cells []int32) {
+	for _, r := range runs {
+		for i := r.lo; i < r.hi; i++ {
+			if c.painter.colours[i] != emptyCell {
+				cells = append(cells, i)
+			}
+		}
+	}
+	return cells
+}
+
+// widest returns those of the cells that hold what a pattern of the term has
+// for itself, less all narrower prefixes.
+func (c *compiler) widest(t *Term[Client], cells []int32) (own []int32) {
+	for i := range t.Patterns {
+		prefixes := []netip.Prefix{t.Patterns[i].Host.Prefix}
+		if t.Patterns[i].Host.Kind == HostAll {
+			prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+		}
+		for _, p := range prefixes {
+			if !p.IsValid() {
+				continue
+			}
+			cell := c.cells.of(p).lo
+			if _, found := slices.BinarySearch(cells, cell); found {
+				own = append(own, cell)
+			}
+		}
+	}
+	return own
 }
 
 // emptyCell is the colour of cells without an address.

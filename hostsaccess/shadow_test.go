@@ -43,6 +43,34 @@ func TestShadowedRulesNeverAct(t *testing.T) {
 	})
 }
 
+// TestShadowWords says what an exception from a rule does to what is said of it.
+func TestShadowWords(t *testing.T) {
+	for _, tt := range []struct{ name, allow, deny, want string }{
+		{"the same", "", "a: 10.0.0.0/8\na: 10.1.2.3\n", "info: hosts.deny:1 says the same of all its clients already"},
+		{"otherwise", "a: 10.0.0.0/8\n", "a: 10.1.2.3\n", "warning: hosts.allow:1 says otherwise of all its clients before: this line refuses nobody"},
+		{"the same but for an exception", "ALL: 127.0.0.1\nALL: ALL: deny\n", "ALL: ALL\n", "info: hosts.allow:2 and other rules decide for all its clients before"},
+		{"otherwise but for an exception", "a: 10.1.2.3: deny\na: 10.0.0.0/8\n", "a: 10.0.0.0/8\n",
+			"warning: hosts.allow:2 and other rules decide for all its clients before: this line refuses nobody"},
+		{"otherwise for one of two", "a: 10.0.0.0/8: deny\na: 11.0.0.0/8\n", "a: 10.0.0.0/8 11.0.0.0/8\n",
+			"warning: hosts.allow:2 and other rules decide for all its clients before: this line refuses nobody"},
+		{"in two halves", "a: 10.0.0.0/9\na: 10.128.0.0/9\n", "a: 10.0.0.0/8\n",
+			"warning: hosts.allow:1 and other rules decide for all its clients before: this line refuses nobody"},
+		{"its network is excepted", "a: 10.1.0.0/16\n", "a: 10.1.0.0/16 10.0.0.0/8 EXCEPT 10.0.0.0/8 EXCEPT 10.1.0.0/16\n",
+			"warning: hosts.allow:1 says otherwise of all its clients before: this line refuses nobody"},
+	} {
+		for _, d := range Check(Parse("hosts.allow", []byte(tt.allow)), Parse("hosts.deny", []byte(tt.deny)), Surroundings{}) {
+			if got := d.Severity.String() + ": " + d.Consequence; d.Code == Shadowed && got != tt.want {
+				t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+			} else if d.Code == Shadowed {
+				tt.want = ""
+			}
+		}
+		if tt.want != "" {
+			t.Errorf("%s: not said: %s", tt.name, tt.want)
+		}
+	}
+}
+
 func drawShadows(t *rapid.T, file string) string {
 	var text strings.Builder
 	for range rapid.IntRange(0, 5).Draw(t, file) {
