@@ -1,6 +1,7 @@
 package hostsaccess
 
 import (
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ type shadow struct {
 	by     *Rule // the first rule that decides for its clients; nil if it has none
 	others bool  // that rule does not decide for all of them
 	same   bool  // the rule is idle: of its clients, but for exceptions, others say the same
+	every  bool  // for daemons that no rule names, too: others are exceptions
 	role   Verdict
 }
 
@@ -58,8 +60,9 @@ func shadows(allow, deny *File) map[*Rule]shadow {
 		return nil
 	}
 	s.scan(anyOther, nil)
-	for name, rules := range s.byName {
-		s.scan(name, rules)
+	s.named = true
+	for _, name := range slices.Sorted(maps.Keys(s.byName)) {
+		s.scan(name, s.byName[name])
 	}
 	for r := range s.acts {
 		delete(s.shadowed, r)
@@ -75,6 +78,7 @@ type shadower struct {
 	rules    []covering
 	byName   map[string][]int // plain daemon lists, by each daemon that there is
 	wild     []int            // daemon lists with ALL or EXCEPT
+	named    bool             // the daemon under way is in byName
 	shadowed map[*Rule]shadow
 	acts     map[*Rule]bool // for some daemon
 }
@@ -189,7 +193,7 @@ func (s *shadower) shadow(k *covering, c *compiler, runs []run) {
 	if len(widest) == 0 {
 		widest = all
 	}
-	found := shadow{same: true, role: k.says, by: s.rules[c.painter.colours[widest[0]]].rule}
+	found := shadow{same: true, every: !s.named, role: k.says, by: s.rules[c.painter.colours[widest[0]]].rule}
 	for _, i := range widest {
 		if by := s.rules[c.painter.colours[i]]; by.says != k.says && found.same {
 			found.same, found.by = false, by.rule
@@ -198,9 +202,14 @@ func (s *shadower) shadow(k *covering, c *compiler, runs []run) {
 	for _, i := range all {
 		found.others = found.others || s.rules[c.painter.colours[i]].rule != found.by
 	}
-	if old, ok := s.shadowed[k.rule]; !ok || old.same {
-		s.shadowed[k.rule] = found
+	if old, ok := s.shadowed[k.rule]; ok {
+		others := old.others || found.others || old.by != found.by
+		if old.every || !old.same {
+			found = old
+		}
+		found.others = others
 	}
+	s.shadowed[k.rule] = found
 }
 
 // filled lists the cells of runs that have an address, in order.
@@ -220,13 +229,10 @@ func (c *compiler) filled(runs []run) (cells []int32) {
 func (c *compiler) widest(t *Term[Client], cells []int32) (own []int32) {
 	for i := range t.Patterns {
 		prefixes := []netip.Prefix{t.Patterns[i].Host.Prefix}
-		if t.Patterns[i].Host.Kind == HostAll {
+		if !prefixes[0].IsValid() { // ALL, or a name that any address may have
 			prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 		}
 		for _, p := range prefixes {
-			if !p.IsValid() {
-				continue
-			}
 			cell := c.cells.of(p).lo
 			if _, found := slices.BinarySearch(cells, cell); found {
 				own = append(own, cell)
