@@ -22,6 +22,9 @@ const (
 	numNetIDs
 )
 
+// LastNetID is the highest netid; the lowest is 1.
+const LastNetID = numNetIDs - 1
+
 // Transport semantics as rpcb_entry carries them, RFC 1833, Section 2.1 (r_nc_semantics).
 const (
 	SemanticsConnectionless uint32 = 1 // NC_TPI_CLTS

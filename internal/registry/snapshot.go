@@ -52,8 +52,9 @@ type many struct {
 	count     int
 }
 
-// service returns the key of a service in Snapshot.services.
-func (k Key) service() uint64 { return uint64(k.Program)<<8 | uint64(k.NetID) }
+// service returns the key of a service in Snapshot.services. The netid comes
+// first, so that neighbouring programs share a node and its cache lines.
+func (k Key) service() uint64 { return uint64(k.NetID)<<32 | uint64(k.Program) }
 
 // version returns the record of a version, or nil. s may be nil, here and in last.
 func (s *service) version(v uint32) *record {
@@ -216,20 +217,18 @@ func (s *Snapshot) NetIDs(program, version uint32) iter.Seq[*Registration] {
 	}
 }
 
-// maxNetIDs is no less than there are netids.
-const maxNetIDs = 16
+// maxNetIDs is how many netids there are.
+const maxNetIDs = rpcbind.LastNetID
 
 // onNetIDs yields the records of a program's version, by netid.
 func (s *Snapshot) onNetIDs(program, version uint32) iter.Seq[*record] {
 	return func(yield func(*record) bool) {
-		first := Key{Program: program}.service()
-		s.services.from(first, func(key uint64, svc service) bool {
-			if key > first|0xff {
-				return false
+		for n := rpcbind.NetID(1); n <= rpcbind.LastNetID; n++ {
+			r := s.services.get(Key{Program: program, NetID: n}.service()).version(version)
+			if r != nil && !yield(r) {
+				return
 			}
-			r := svc.version(version)
-			return r == nil || yield(r)
-		})
+		}
 	}
 }
 
