@@ -34,26 +34,16 @@ const (
 	ipv6PktOptions2292 = 6
 )
 
-func incomingInterface(c *net.TCPConn, is6 bool) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
+func incomingInterface(fd int, is6 bool) (uint32, error) {
 	level, option := unix.IPPROTO_IP, ipPktOptions
 	if is6 {
 		level, option = unix.IPPROTO_IPV6, ipv6PktOptions2292
 	}
 	var buf [4 * controlSize]byte
 	n := uint32(len(buf))
-	var errno unix.Errno
-	err = raw.Control(func(fd uintptr) {
-		wantPacketInfo(int(fd), is6, false)
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
-			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&n)), 0)
-	})
-	if err != nil {
-		return 0, err
-	}
+	wantPacketInfo(fd, is6, false)
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&n)), 0)
 	if errno != 0 {
 		return 0, errno
 	}

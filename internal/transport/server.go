@@ -25,11 +25,11 @@ type Server struct {
 	counts    counts
 	reserved  uint16 // ports of this host below it are root's to bind
 
-	// Dropped is told how many datagrams and connections of refused sources the
-	// kernel dropped for us in a flood. Set it before Serve; it may be nil.
+	// Dropped is told how many datagrams of refused sources the kernel dropped
+	// for us in a flood. Set it before Serve; it may be nil.
 	Dropped func(n uint64)
 
-	datagramShield, streamShield *shield
+	shield *shield
 
 	stopping atomic.Bool
 	mu       sync.Mutex // guards streams, and its closing against stopping
@@ -40,6 +40,8 @@ type Server struct {
 // counts are what the server met that has no answer.
 type counts struct {
 	readErrors, writeErrors, capped atomic.Uint64
+	sifted                          atomic.Uint64 // connections reset in a flood, not told of yet
+	siftTold                        atomic.Int64  // when the log was told, in the time of clock
 }
 
 // NewServer returns a server for m.
@@ -73,7 +75,8 @@ const drainTime = 5 * time.Second
 // calls, waits for those in progress, at most drainTime, and closes everything.
 func (s *Server) Serve(ctx context.Context, socks *Sockets) {
 	var loops sync.WaitGroup
-	s.raiseShields(ctx, socks, &loops)
+	s.shield = newShield(s, socks)
+	loops.Go(func() { s.shield.run(ctx) })
 	workers := s.workers(socks)
 	for _, w := range workers {
 		loops.Go(w.serve)
@@ -97,24 +100,6 @@ func (s *Server) Serve(ctx context.Context, socks *Sockets) {
 	}
 	s.log.Debug("transport ended", "read_errors", s.counts.readErrors.Load(),
 		"write_errors", s.counts.writeErrors.Load(), "capped", s.counts.capped.Load())
-}
-
-// raiseShields starts the shields of the sockets that strangers can reach.
-func (s *Server) raiseShields(ctx context.Context, socks *Sockets, loops *sync.WaitGroup) {
-	s.datagramShield = newShield(s, "UDP", sampleOneIn)
-	s.streamShield = newShield(s, "TCP", 0)
-	for _, d := range socks.datagrams {
-		if !d.listed.Addr().IsLoopback() {
-			s.datagramShield.sockets = append(s.datagramShield.sockets, d)
-		}
-	}
-	for _, l := range socks.streams {
-		if l.path == "" && !l.listed.Addr().IsLoopback() {
-			s.streamShield.sockets = append(s.streamShield.sockets, l)
-		}
-	}
-	loops.Go(func() { s.datagramShield.run(ctx) })
-	loops.Go(func() { s.streamShield.run(ctx) })
 }
 
 // workers makes a worker for each share of the datagram sockets.

@@ -18,14 +18,13 @@ import (
 // processor of whoever sends it where that is this machine.
 //
 // In quiet times there is none, so that each refusal is seen and logged. The
-// policy still decides about all that passes.
+// policy still decides about all that passes. Streams have none: Linux lets
+// nobody without CAP_NET_ADMIN give TCP sockets a filter (seen on 6.18).
 type shield struct {
-	kind    string // for the log
-	sockets []socket
+	sockets []*datagramSocket // that strangers can reach
 	policy  func() *policy.Policy
 	log     *slog.Logger
 	dropped func(n uint64) // told what the kernel dropped; may be nil
-	oneIn   uint32         // lets so many through all the same, see sourcefilter.Filter
 	hold    time.Duration  // how long a flood must be over
 
 	alarm chan struct{}
@@ -47,12 +46,16 @@ const (
 	sampleOneIn = 64 // of refused datagrams, to tell who sends them
 )
 
-// newShield returns a shield for those sockets that strangers can reach.
-func newShield(s *Server, kind string, oneIn uint32) *shield {
-	return &shield{
-		kind: kind, policy: s.mapper.Policy, log: s.log, dropped: s.Dropped, oneIn: oneIn, hold: shieldHold,
-		alarm: make(chan struct{}, 1),
+// newShield returns a shield for the sockets of s.
+func newShield(s *Server, socks *Sockets) *shield {
+	sh := &shield{policy: s.mapper.Policy, log: s.log, dropped: s.Dropped, hold: shieldHold, alarm: make(chan struct{}, 1)}
+	for _, d := range socks.datagrams {
+		if !d.listed.Addr().IsLoopback() {
+			sh.sockets = append(sh.sockets, d)
+		}
 	}
+	sh.drops = make([]uint32, len(sh.sockets))
+	return sh
 }
 
 // floodMeter tells a flood of refusals from a few. It is for one goroutine.
@@ -100,7 +103,7 @@ func (s *shield) guard(ctx context.Context) {
 		sleep(ctx, s.hold)
 		return
 	}
-	s.log.Warn("many calls are refused: the kernel drops them until there are fewer", "over", s.kind)
+	s.log.Warn("many calls are refused: the kernel drops them until there are fewer")
 	var total uint64 // with what found no room in a queue before
 	for calm := time.Duration(0); calm < s.hold && sleep(ctx, shieldTick); calm += shieldTick {
 		if next := s.policy(); next != p {
@@ -115,7 +118,7 @@ func (s *shield) guard(ctx context.Context) {
 		}
 	}
 	total += s.report()
-	s.log.Info("fewer calls are refused: the kernel lets them through again", "over", s.kind, "dropped", total)
+	s.log.Info("fewer calls are refused: the kernel lets them through again", "dropped", total)
 }
 
 // report tells of the drops since it was called last, and returns their number.
@@ -144,37 +147,35 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (s *shield) attach(p *policy.Policy) bool {
 	v4, v6, ok := p.Sources()
 	if !ok {
-		s.log.Warn("many calls are refused, but rules that look at more than a client's address keep the kernel from dropping them", "over", s.kind)
+		s.log.Warn("many calls are refused, but rules that look at more than a client's address keep the kernel from dropping them")
 		return false
 	}
-	f := sourcefilter.Filter{IPv4: v4, IPv6: v6, OneIn: s.oneIn}
+	f := sourcefilter.Filter{IPv4: v4, IPv6: v6, OneIn: sampleOneIn}
 	program, err := f.Program()
 	if err == nil {
 		err = s.load(program)
 	}
 	if err != nil {
-		s.log.Warn("many calls are refused, but the kernel can't be made to drop them", "over", s.kind, "err", err)
+		s.log.Warn("many calls are refused, but the kernel can't be made to drop them", "err", err)
 	}
 	return err == nil
 }
 
-func (s *shield) load(program []bpf.RawInstruction) (err error) {
+func (s *shield) load(program []bpf.RawInstruction) error {
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(program)))}
-	for _, socket := range s.sockets {
-		socket.control(func(fd int) {
-			if e := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); e != nil {
-				err = e
-			}
-		})
+	for _, d := range s.sockets {
+		if err := unix.SetsockoptSockFprog(d.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // lower lets everything through again. Sockets that were passed to us may live
 // longer than we do.
 func (s *shield) lower() {
-	for _, socket := range s.sockets {
-		socket.control(func(fd int) { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
+	for _, d := range s.sockets {
+		unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
 	}
 	select {
 	case <-s.alarm: // it rang while the shield was up
@@ -185,20 +186,15 @@ func (s *shield) lower() {
 // read returns how many packets the kernel has dropped at the sockets since it
 // was called last: SK_MEMINFO_DROPS of SO_MEMINFO, linux/sock_diag.h.
 func (s *shield) read() (sum uint64) {
-	if s.drops == nil {
-		s.drops = make([]uint32, len(s.sockets))
-	}
-	for i, socket := range s.sockets {
-		socket.control(func(fd int) {
-			var info [unix.SK_MEMINFO_VARS]uint32
-			size := uint32(unsafe.Sizeof(info))
-			_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-				uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-			if now := info[unix.SK_MEMINFO_DROPS]; errno == 0 {
-				sum += uint64(now - s.drops[i]) // modulo 2^32, as the kernel counts
-				s.drops[i] = now
-			}
-		})
+	for i, d := range s.sockets {
+		var info [unix.SK_MEMINFO_VARS]uint32
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(d.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if now := info[unix.SK_MEMINFO_DROPS]; errno == 0 {
+			sum += uint64(now - s.drops[i]) // modulo 2^32, as the kernel counts
+			s.drops[i] = now
+		}
 	}
 	return sum
 }

@@ -60,7 +60,7 @@ func (l *streamSocket) accept(s *Server) {
 		case err == nil:
 			pause = 0
 			if refused := l.admit(s, conn); refused && meter.add(clock(), floodStreams) {
-				s.streamShield.raise()
+				l.sift(s)
 			}
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -114,20 +114,32 @@ func (l *streamSocket) origin(conn net.Conn, reserved uint16) (policy.Origin, er
 		return policy.Origin{Channel: policy.Unix, NetID: rpcbind.Local, UID: cred.Uid, PID: cred.Pid}, nil
 	}
 	t := conn.(*net.TCPConn)
-	source, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return policy.Origin{}, err
+	}
+	var o policy.Origin
+	err = raw.Control(func(fd uintptr) {
+		o = l.originIP(int(fd), addrPort(t.RemoteAddr()), addrPort(t.LocalAddr()), reserved)
+	})
+	return o, err
+}
+
+// originIP is where a TCP connection comes from.
+func (l *streamSocket) originIP(fd int, source, local netip.AddrPort, reserved uint16) policy.Origin {
 	o := policy.Origin{Channel: policy.Network, NetID: l.netid, Source: source, Local: local}
 	if source.Addr() == local.Addr() {
 		// The handshake has proved the source, so that this host speaks to itself.
 		// For IPv6 the kernel names the interface that has the address instead.
 		o.Channel = policy.Loopback
-	} else if ifindex, err := incomingInterface(t, l.netid.Is6()); err == nil && ifindex == loopbackIndex {
+	} else if ifindex, err := incomingInterface(fd, l.netid.Is6()); err == nil && ifindex == loopbackIndex {
 		o.Channel = policy.Loopback
 	}
 	o.Privileged = o.Channel == policy.Loopback && source.Port() < reserved
 	if l.dual && source.Addr().Is4() {
 		o.NetID = rpcbind.TCP
 	}
-	return o, nil
+	return o
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -147,7 +147,7 @@ func (w *datagramWorker) answer(d *datagramSocket, i int, now int64) {
 		b.reply(i, reply, w.origin.Local.Addr(), d.netid.Is6())
 	case portmapper.Refused:
 		if d.refused.add(now, floodDatagrams) {
-			w.server.datagramShield.raise()
+			w.server.shield.raise()
 		}
 	case portmapper.Forward:
 		w.server.forward(&w.mapper.Forwarded, d, b.from[i].sockaddr())
