@@ -61,7 +61,7 @@ func (l *streamSocket) siftOne(s *Server, fd int, from unix.Sockaddr) int {
 	f := os.NewFile(uintptr(fd), "connection")
 	defer f.Close()
 	if conn, err := net.FileConn(f); err == nil {
-		l.admit(s, conn)
+		s.admit(conn, o)
 	}
 	return 0
 }

@@ -59,7 +59,12 @@ func (l *streamSocket) accept(s *Server) {
 		switch {
 		case err == nil:
 			pause = 0
-			if refused := l.admit(s, conn); refused && meter.add(clock(), floodStreams) {
+			o, err := l.origin(conn, s.reserved)
+			if err != nil {
+				conn.Close()
+				continue
+			}
+			if refused := s.admit(conn, o); refused && meter.add(clock(), floodStreams) {
 				l.sift(s)
 			}
 		case errors.Is(err, net.ErrClosed):
@@ -77,14 +82,9 @@ func (l *streamSocket) accept(s *Server) {
 
 // admit starts to serve conn if its source has not too many already. It reports
 // whether the policy refuses the source.
-func (l *streamSocket) admit(s *Server, conn net.Conn) (refused bool) {
-	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker()}
+func (s *Server) admit(conn net.Conn, o policy.Origin) (refused bool) {
+	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker(), origin: o}
 	c.worker.Pause = hold
-	var err error
-	if c.origin, err = l.origin(conn, s.reserved); err != nil {
-		conn.Close()
-		return false
-	}
 	c.refused = s.mapper.Decide(&c.origin).Verdict != policy.Answer
 	if !s.caps.enter(&c.origin, c.refused) {
 		s.counts.capped.Add(1)
@@ -142,8 +142,13 @@ func (l *streamSocket) originIP(fd int, source, local netip.AddrPort, reserved u
 	return o
 }
 
+// addrPort returns a's address, the zero one if the kernel did not tell it.
 func addrPort(a net.Addr) netip.AddrPort {
-	ap := a.(*net.TCPAddr).AddrPort()
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
