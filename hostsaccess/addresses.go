@@ -13,7 +13,7 @@ type AddressSets struct {
 	// Beside are the rules that no set of prefixes can hold: masks with holes,
 	// scoped addresses, rules for one address of this host, in their order.
 	// Those that refuse may refuse clients in the sets; those that allow may
-	// allow clients that are not in the set of Allow.
+	// allow clients that are not in the set of Allow. Options.AddressOnly has none.
 	Beside []*Rule
 }
 

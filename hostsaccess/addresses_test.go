@@ -1,7 +1,9 @@
 package hostsaccess
 
 import (
+	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -60,6 +62,67 @@ func TestAddressesAgreeWithDecide(t *testing.T) {
 					}
 				}
 			}
+		}
+	})
+}
+
+func TestAddressOnly(t *testing.T) {
+	tests := []struct{ name, allow, deny, allowed string }{
+		{"a mask with holes that refuses closes its prefix", "", "portmap: 10.0.0.1/255.0.0.255\nportmap: ALL: allow", "0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1"},
+		{"one that allows allows nothing", "portmap: 10.0.0.1/255.0.0.255\nportmap: 10.1.", "", "10.1.0.0/16"},
+		{"one that refuses what was allowed before", "portmap: 10.1.", "portmap: 10.0.0.1/255.0.0.255\nportmap: ALL", "10.1.0.0/16"},
+		{"one address of this host allows nothing", "portmap@10.0.0.1: 10.", "", ""},
+		{"and refuses all that it may", "portmap@10.0.0.1: 10.1.: deny\nportmap: 10.1. 10.2.", "", "10.2.0.0/16"},
+		{"excepting a mask with holes", "portmap: 10.1. EXCEPT 10.1.0.1/255.255.0.255\nportmap: 10.2.", "", "10.2.0.0/16"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := testService
+			o.AddressOnly = true
+			m, found := Compile(Parse("hosts.allow", []byte(tt.allow+"\n")), Parse("hosts.deny", []byte(tt.deny+"\n")), o)
+			sets := m.Addresses()
+			if got := fmt.Sprint(sets.IPv4[Allow]); got != "["+tt.allowed+"]" {
+				t.Errorf("allowed %v, want %v", got, tt.allowed)
+			}
+			if len(sets.Beside) != 0 {
+				t.Errorf("beside %v", sets.Beside)
+			}
+			if !slices.ContainsFunc(found, func(d Diagnostic) bool { return d.Code == BeyondAddress }) {
+				t.Errorf("nothing was said: %v", found)
+			}
+		})
+	}
+}
+
+// TestAddressOnlyNeverOpens: whom the sets allow, Decide allows, whatever
+// address was called; and without rules that need more, they say the same.
+func TestAddressOnlyNeverOpens(t *testing.T) {
+	locals := []netip.Addr{{}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	rapid.Check(t, func(t *rapid.T) {
+		allow, deny := drawFile(t, "hosts.allow"), drawFile(t, "hosts.deny")
+		o := testService
+		exact, _ := Compile(allow, deny, o)
+		o.AddressOnly = true
+		only, _ := Compile(allow, deny, o)
+		sets := only.Addresses()
+		for _, p := range append(sets.IPv4[Allow], sets.IPv6[Allow]...) {
+			for _, a := range slices.DeleteFunc(edges(p), func(a netip.Addr) bool { return !p.Contains(a) }) {
+				for _, local := range locals {
+					if d := exact.Decide(a, local); d.Verdict != Allow {
+						t.Fatalf("%v, calling %v, is in the set, but %v by %v", a, local, d.Verdict, d.Rule)
+					}
+				}
+			}
+		}
+		for _, p := range append(sets.IPv4[NoRule], sets.IPv6[NoRule]...) {
+			for _, a := range slices.DeleteFunc(edges(p), func(a netip.Addr) bool { return !p.Contains(a) }) {
+				if d := exact.Decide(a, netip.Addr{}); d.Verdict == Deny {
+					t.Fatalf("%v is in the set of those without a rule, but denied by %v", a, d.Rule)
+				}
+			}
+		}
+		if e := exact.Addresses(); len(e.Beside) == 0 && !reflect.DeepEqual(e, sets) {
+			t.Fatalf("the sets differ: %v and %v", e, sets)
 		}
 	})
 }

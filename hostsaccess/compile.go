@@ -1,7 +1,9 @@
 package hostsaccess
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +18,13 @@ type Options struct {
 	// Port is what port patterns in daemon lists are compared with; 0 when
 	// not known, then they may match.
 	Port uint16
+	// AddressOnly compiles for those who see a client's address and nothing
+	// else, such as a packet filter. A rule that depends on more (its scope,
+	// the address of this host that was called) or has a mask with holes then
+	// counts as one that may match: what it may refuse is refused, what it may
+	// allow is not. So Addresses has no rules beside its sets, and they never
+	// allow a client that Decide would not.
+	AddressOnly bool
 }
 
 // Compile makes a Matcher for one service. A nil file has no rules. The
@@ -49,6 +58,7 @@ type candidate struct {
 	verdict Verdict // what it says when it acts
 	daemons truth   // whether the daemon list names the service
 	side    bool    // depends on more than the cell of the client
+	beyond  bool    // would, but for AddressOnly
 }
 
 // gate is a daemon pattern of which only the address part is still open.
@@ -70,6 +80,9 @@ func (c *compiler) add(f *File, file Verdict) {
 			k.verdict = Deny
 		}
 		k.side = k.side || !r.Broken && needsSide(&r.Clients)
+		if k.side && c.options.AddressOnly {
+			k.side, k.beyond = false, true
+		}
 		c.rules = append(c.rules, k)
 		c.check(&k)
 		if r.Broken {
@@ -131,12 +144,26 @@ func (g *gate) open(local netip.Addr) truth {
 func needsSide(l *List[Client]) bool {
 	for _, t := range l.Terms {
 		for i := range t.Patterns {
-			if h := &t.Patterns[i].Host; h.Kind == HostMask || h.Zone != "" {
+			if !t.Patterns[i].Host.onlyPrefix() {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// onlyPrefix says whether the pattern is about no more than its prefix, if it
+// is numeric at all.
+func (h *Host) onlyPrefix() bool { return h.Kind != HostMask && h.Zone == "" }
+
+// bound returns the smallest prefix that holds all addresses that the pattern
+// matches; the zero Prefix if there is none.
+func (h *Host) bound() netip.Prefix {
+	if h.Kind != HostMask {
+		return h.Prefix
+	}
+	ones := bits.LeadingZeros32(^binary.BigEndian.Uint32(h.Mask[:]))
+	return netip.PrefixFrom(netip.AddrFrom4(h.Addr), ones).Masked()
 }
 
 // cut makes the cells out of all prefixes of the rules.
@@ -145,8 +172,8 @@ func (c *compiler) cut() {
 	for _, k := range c.rules {
 		for _, t := range k.rule.Clients.Terms {
 			for i := range t.Patterns {
-				if h := &t.Patterns[i].Host; h.Prefix.IsValid() && !k.side {
-					prefixes = append(prefixes, h.Prefix)
+				if p := t.Patterns[i].Host.bound(); p.IsValid() && !k.side {
+					prefixes = append(prefixes, p)
 				}
 			}
 		}
@@ -170,10 +197,10 @@ func (c *compiler) term(t *Term[Client]) (sure, possible []run) {
 		p := &t.Patterns[i]
 		r, kind := c.cells.all(), p.Host.Kind
 		if kind.Numeric() && kind != HostAll {
-			r = c.cells.of(p.Host.Prefix)
+			r = c.cells.of(p.Host.bound())
 		}
 		possible = append(possible, r)
-		if p.Numeric() {
+		if p.Numeric() && p.Host.onlyPrefix() {
 			sure = append(sure, r)
 		}
 	}
@@ -268,6 +295,14 @@ func (c *compiler) report(k *candidate, s Severity, code Code, at Pos, message, 
 
 // check reports what the rule holds that is never done for this service.
 func (c *compiler) check(k *candidate) {
+	if k.beyond {
+		consequence := "it counts as matching no client, so that doubt never opens"
+		if k.verdict == Deny {
+			consequence = "it counts as matching every client that it may match, so that doubt never opens"
+		}
+		c.report(k, Warning, BeyondAddress, k.rule.Pos, "the rule depends on more than the client's address", consequence,
+			"write whole networks, without scope, for daemons without @address")
+	}
 	if o := k.command; o != nil {
 		c.report(k, Warning, RunsCommand, o.Pos, "option "+o.Name+" is never carried out by this service",
 			"the rule refuses the clients it matches", "remove the option, or limit the rule to the daemons that need it")
@@ -321,7 +356,7 @@ func doubt(k *candidate, depth int) string {
 // neverActs reports a rule that got no cell, unless doubt kept it from one:
 // that was reported for the pattern.
 func (c *compiler) neverActs(k *candidate) {
-	if k.daemons != yes {
+	if k.daemons != yes || k.beyond {
 		return
 	}
 	for _, t := range k.rule.Clients.Terms {

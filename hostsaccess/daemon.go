@@ -47,7 +47,7 @@ func (p *parser) daemon(t Token) Daemon {
 	d.Kind, d.Port = daemonKind(d.Name)
 	switch {
 	case d.Kind == DaemonInvalid:
-		p.error(BadPattern, t.Pos, quote(t.Text)+" is not the name of a daemon", "write the name of the program, or a port number up to 65535")
+		p.error(BadPattern, t.Pos, quote(t.Text)+" is not the name of a daemon", "write the name of the program, its RPC program number, or a port number up to 65535")
 	case looksLikeAddress(d.Name):
 		p.error(SwappedFields, t.Pos, quote(t.Text)+" is an address where the daemon belongs", `write "daemons : clients"`)
 	}
@@ -59,11 +59,7 @@ func (p *parser) daemon(t Token) Daemon {
 func daemonKind(name string) (DaemonKind, uint16) {
 	switch {
 	case !strings.ContainsFunc(name, notDigit):
-		port, err := strconv.ParseUint(name, 10, 16)
-		if err != nil {
-			return DaemonInvalid, 0
-		}
-		return DaemonPort, uint16(port)
+		return daemonNumber(name)
 	case strings.ContainsFunc(name, notDaemonByte):
 		return DaemonInvalid, 0
 	case strings.ContainsAny(name, "*?"):
@@ -78,6 +74,26 @@ func daemonKind(name string) (DaemonKind, uint16) {
 		return DaemonPrefix, 0
 	}
 	return DaemonName, 0
+}
+
+// The program numbers of RPC, RFC 5531, Section 8.4: Sun's own and IANA's, the
+// users' and the transient ones. The few below are no services.
+const (
+	firstProgram = 100000
+	lastProgram  = 0x5fffffff
+)
+
+// daemonNumber classifies a number. libwrap knows only ports; a program number,
+// too large for one, never matches there.
+func daemonNumber(name string) (DaemonKind, uint16) {
+	n, err := strconv.ParseUint(name, 10, 32)
+	switch {
+	case err == nil && n <= 0xffff:
+		return DaemonPort, uint16(n)
+	case err == nil && n >= firstProgram && n <= lastProgram && name[0] != '0':
+		return DaemonName, 0
+	}
+	return DaemonInvalid, 0
 }
 
 func notDigit(r rune) bool { return r < '0' || r > '9' }

@@ -87,6 +87,8 @@ const (
 	RunsCommand Code = "runs-command" // spawn, twist, aclexec, user, group
 	NeverActs   Code = "never-acts"   // earlier rules decide for all its clients
 	SlowRules   Code = "slow-rules"   // many rules that must be tried one by one
+	// more than a client's address decides, and only that is seen
+	BeyondAddress Code = "beyond-address"
 )
 
 // The findings of Check, about the two files as a whole.

@@ -100,7 +100,7 @@ const (
 	DaemonInvalid DaemonKind = iota // reported; may match
 	DaemonAll                       // ALL
 	DaemonKnown                     // KNOWN, true of every service that has a name
-	DaemonName                      // rpcbind
+	DaemonName                      // rpcbind, or an RPC program number: 100005
 	DaemonGlob                      // rpc*
 	DaemonSuffix                    // .d
 	DaemonPrefix                    // rpc.

@@ -150,6 +150,7 @@ func TestDaemonPatterns(t *testing.T) {
 		{"rpc.", "rpc.statd", true}, {"RPC.", "rpc.", true}, {"rpc.", "rpc", false},
 		{"*d", "statd", true}, {"?tatd", "statd", true}, {"?statd", "statd", false}, {"*", "x", true},
 		{"2049", "x", true}, {"2048", "x", false},
+		{"100005", "100005", true}, {"100005", "100003", false},
 		{"ALL", "x", true}, {"KNOWN", "x", true}, {"LOCAL", "x", false},
 	}
 	for _, tt := range tests {

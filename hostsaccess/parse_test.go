@@ -210,7 +210,11 @@ func TestParseFindings(t *testing.T) {
 		{"fields swapped", "10.0.0.0/8 192.168.1. : portmap\n", []string{
 			`1:1 error swapped-fields: write "daemons : clients"`,
 			`1:12 error swapped-fields: write "daemons : clients"`}},
-		{"port too big", "65536: ALL\n", []string{"1:1 error bad-pattern: write the name of the program, or a port number up to 65535"}},
+		{"port too big", "65536: ALL\n", []string{"1:1 error bad-pattern: write the name of the program, its RPC program number, or a port number up to 65535"}},
+		{"no program number either", "099999: ALL\n4294967295: ALL\n", []string{
+			"1:1 error bad-pattern: write the name of the program, its RPC program number, or a port number up to 65535",
+			"2:1 error bad-pattern: write the name of the program, its RPC program number, or a port number up to 65535"}},
+		{"program number", "100005: ALL\n", nil},
 		{"nothing behind at", "a: root@\n", []string{"1:9 error bad-pattern: name a host, or ALL"}},
 		{"trailing colon", "a: ALL :\n", []string{`1:9 error empty-option: remove the ":"`}},
 		{"empty option", "a: ALL : : deny\n", []string{`1:10 error empty-option: remove the ":"`}},
