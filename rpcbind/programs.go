@@ -63,6 +63,16 @@ func ProgramName(number uint32) string {
 	return ""
 }
 
+// ProgramNames returns the name of a well-known program and its aliases.
+func ProgramNames(number uint32) []string {
+	for i := range programs {
+		if p := &programs[i]; p.number == number {
+			return append([]string{p.name}, p.aliases...)
+		}
+	}
+	return nil
+}
+
 // ProgramNumber returns the number of a well-known program by its name or one
 // of its aliases; case matters, as in rpc(5).
 func ProgramNumber(name string) (uint32, bool) {

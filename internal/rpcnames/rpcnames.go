@@ -28,6 +28,7 @@ const maxFile = 1 << 20
 type table struct {
 	names   map[uint32]string
 	numbers map[string]uint32
+	all     map[uint32][]string // names and aliases, in the order of the file
 }
 
 var host = sync.OnceValue(func() *table {
@@ -59,7 +60,7 @@ func Number(name string) (uint32, bool) {
 // read parses an rpc(5) file: on each line a name, a number, aliases, and
 // after "#" a comment. Lines that are none are passed over, as getrpcent(3) does.
 func read(r io.Reader) *table {
-	t := &table{names: map[uint32]string{}, numbers: map[string]uint32{}}
+	t := &table{names: map[uint32]string{}, numbers: map[string]uint32{}, all: map[uint32][]string{}}
 	lines := bufio.NewScanner(io.LimitReader(r, maxFile))
 	for lines.Scan() {
 		line, _, _ := strings.Cut(lines.Text(), "#")
@@ -81,6 +82,7 @@ func (t *table) add(number uint32, name string, aliases []string) {
 		t.names[number] = name
 	}
 	for _, n := range append([]string{name}, aliases...) {
+		t.all[number] = append(t.all[number], n)
 		if _, ok := t.numbers[n]; !ok {
 			t.numbers[n] = number
 		}

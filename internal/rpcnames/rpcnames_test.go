@@ -2,6 +2,7 @@ package rpcnames
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,5 +60,28 @@ func TestWellKnownMatchesHost(t *testing.T) {
 	}
 	if got := Name(100000); got != "portmapper" {
 		t.Errorf("Name(100000) = %q", got)
+	}
+}
+
+// What admins write for a service is one of its names.
+func TestNames(t *testing.T) {
+	for number, names := range map[uint32]string{
+		100001: "rstatd rpc.rstatd 100001", 100003: "nfs nfsd rpc.nfsd 100003", 100004: "ypserv 100004",
+		100005: "mountd rpc.mountd mount 100005 ganesha.nfsd", 100007: "ypbind", 100011: "rquotad rpc.rquotad",
+		100021: "nlockmgr lockd rpc.lockd", 100024: "status statd rpc.statd", 100227: "nfs_acl nfs nfsd",
+		391002: "sgi_fam fam rpc.famd", 395183: "vxi11", 4711: "4711",
+	} {
+		got := Names(number)
+		for _, name := range strings.Fields(names) {
+			if !slices.Contains(got, name) {
+				t.Errorf("%d: %q is none of %q", number, name, got)
+			}
+		}
+		if slices.Contains(Names(100005), "nfsd") {
+			t.Error("mountd is called nfsd")
+		}
+	}
+	if got := Names(100005)[0]; got != "mountd" {
+		t.Errorf("the usual name of 100005 is %q", got)
 	}
 }
