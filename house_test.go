@@ -25,6 +25,7 @@ var layers = []string{
 	"internal/transport",
 	"internal/sourcefilter",
 	"internal/warmstart",
+	"internal/firewall",
 	"internal/sockdiag",
 	"rpcbind/client",
 	"internal/rpcnames",
@@ -34,6 +35,7 @@ var layers = []string{
 	"internal/portmapper",
 	"internal/registry",
 	"internal/tally",
+	"internal/ruleset",
 	"internal/policy",
 	"hostsaccess",
 	"rpcbind",
@@ -50,7 +52,7 @@ type ban struct {
 
 var bans = []ban{
 	{
-		packages: []string{"internal/portmapper", "internal/registry", "internal/tally", "internal/policy"},
+		packages: []string{"internal/portmapper", "internal/registry", "internal/tally", "internal/ruleset", "internal/policy"},
 		imports:  []string{"os", "net", "log/", "log", "time", "syscall", "golang.org/x/sys/"},
 		why:      "engines are pure: what they decide must not depend on the machine, so that they can be tested and reasoned about alone",
 	},
