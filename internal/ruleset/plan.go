@@ -136,6 +136,9 @@ func (b *builder) guard(port Port, programs []uint32) {
 // counters are the service's.
 func (b *builder) point(port Port, services string, allowed *Addresses) {
 	c := Chain{Set: allowed.ID(), Mark: b.options.Mark, Services: services}
+	if allowed.Len() == 0 {
+		c.Mark = Mark{} // no packet gets one
+	}
 	name := chainName(c)
 	b.state.Sets[c.Set] = allowed
 	b.state.Chains[name] = c

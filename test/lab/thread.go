@@ -38,6 +38,18 @@ func (h *Host) Do(f func() error) error {
 	return <-done
 }
 
+// NetNS opens h's network namespace, for sockets and libraries that take one by
+// its descriptor. It is closed with the test.
+func (h *Host) NetNS() int {
+	h.t.Helper()
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", h.pid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		h.t.Fatalf("opening the network namespace of %s: %v", h.Name, err)
+	}
+	h.t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
 // onOwnThread runs f on a thread that ends with it, which is what the runtime
 // does with a locked thread that is never unlocked: one that has seen a host's
 // namespaces must not run other goroutines. The main thread can't end, so it
