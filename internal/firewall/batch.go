@@ -17,6 +17,7 @@ import (
 // flags and its errors don't say which message they are about. Names of
 // attributes are those of linux/netfilter/nf_tables.h.
 type batch struct {
+	table    string
 	messages []netlink.Message
 	names    []string
 	err      error // first error of encoding
@@ -32,11 +33,14 @@ const (
 
 const nfAccept = 1 // NF_ACCEPT, linux/netfilter.h
 
-// add appends a message about our table. name is for errors.
+// newBatch returns an empty transaction about our table.
+func newBatch() *batch { return &batch{table: ruleset.NFTTable} }
+
+// add appends a message about the table. name is for errors.
 func (b *batch) add(name string, kind int, flags netlink.HeaderFlags, fill func(*netlink.AttributeEncoder)) {
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
-	ae.String(1, ruleset.NFTTable) // NFTA_*_TABLE, and NFTA_TABLE_NAME, are all 1
+	ae.String(1, b.table) // NFTA_*_TABLE, and NFTA_TABLE_NAME, are all 1
 	fill(ae)
 	data, err := ae.Encode()
 	if err != nil && b.err == nil {

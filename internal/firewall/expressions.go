@@ -56,6 +56,23 @@ func allowRule(c ruleset.Chain, six bool) []expr.Any {
 	return append(rule, &expr.Verdict{Kind: expr.VerdictAccept})
 }
 
+// portRules are the rules of a port's chain.
+func portRules(service string) [][]expr.Any {
+	return [][]expr.Any{{&expr.Verdict{Kind: expr.VerdictJump, Chain: ruleset.NFTChain(service)}}}
+}
+
+// portChain recognises a port's chain by its rules and returns the service's.
+func portChain(rules [][]expr.Any) string {
+	if len(rules) == 1 && len(rules[0]) == 1 {
+		if v, ok := rules[0][0].(*expr.Verdict); ok && v.Kind == expr.VerdictJump {
+			if name, ours := ruleset.ParseNFTChain(v.Chain); ours {
+				return name
+			}
+		}
+	}
+	return ruleset.Unknown
+}
+
 func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 // baseRules are the rules of the base chain. This host's own packets pass: those

@@ -320,7 +320,7 @@ func (t *IPTables) Counters() (map[string]Counter, error) {
 			}
 			c := all[name]
 			for _, r := range rules {
-				if strings.HasSuffix(r.text, " -j DROP") {
+				if r.text == "-j DROP" {
 					c.Dropped.add(r.seen)
 				} else {
 					c.Allowed.add(r.seen)

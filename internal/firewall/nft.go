@@ -117,18 +117,20 @@ func (n *NFT) Apply(desired *ruleset.State) ([]ruleset.Batch, error) {
 		n.state, n.replace = desired, false
 		return steps, nil
 	}
-	steps, err := n.apply(desired, n.Read, n.do)
+	steps, err := n.apply(desired, n.Read, func(current *ruleset.State, steps ruleset.Batch) error {
+		return n.do(ruleset.NFTTable, current, steps)
+	})
 	return steps, n.check(err)
 }
 
 // own makes the table ours, or new.
 func (n *NFT) own() error {
-	var b batch
+	b := newBatch()
 	b.addTable(tableOwner | tablePersist)
 	err := b.send(n.raw)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		n.old = true
-		b = batch{}
+		b = newBatch()
 		b.addTable(0)
 		return b.send(n.raw)
 	}
@@ -136,46 +138,76 @@ func (n *NFT) own() error {
 	return err
 }
 
-// rebuild replaces the table in one transaction. It closes nothing that is
-// closed before and after; allowed packets may be dropped for a moment, because
-// the sets are new (ruleset.Diff).
+// rebuild replaces the table by a new one. A spare with the desired state stands
+// beside the old table before that goes, and until the new one is there, so that
+// nothing is open in between, and nothing closed that need not be.
 func (n *NFT) rebuild(desired *ruleset.State) error {
-	flags := uint32(tableOwner | tablePersist)
-	if n.old {
-		flags = 0
+	if err := n.removeSpare(); err != nil {
+		return err
 	}
-	var b batch
+	b := newBatch()
+	b.table = ruleset.NFTSpare
+	b.addTable(0)
+	if err := b.send(n.raw); err != nil {
+		return err
+	}
+	if err := n.fillTable(ruleset.NFTSpare, desired); err != nil {
+		return err
+	}
+	b = newBatch()
 	b.delTable()
-	b.addTable(flags)
-	b.addPorts()
-	for _, steps := range ruleset.Diff(&ruleset.State{}, desired) {
-		for _, step := range steps {
-			b.step(&ruleset.State{}, step)
-		}
+	if err := b.send(n.raw); err != nil {
+		return err
 	}
-	err := b.send(n.raw)
-	if errors.Is(err, unix.EOPNOTSUPP) && !n.old {
-		n.old = true
-		n.Close()
-		if err := n.connect(); err != nil {
+	if err := n.own(); err != nil {
+		return err
+	}
+	if err := n.fillTable(ruleset.NFTTable, desired); err != nil {
+		return err
+	}
+	return n.removeSpare()
+}
+
+// fillTable takes an empty table to the desired state.
+func (n *NFT) fillTable(table string, desired *ruleset.State) error {
+	current := (&ruleset.State{}).Clone()
+	for _, steps := range ruleset.Diff(current, desired) {
+		if err := n.do(table, current, steps); err != nil {
 			return err
 		}
-		return n.rebuild(desired)
+		for _, step := range steps {
+			current.Apply(step)
+		}
 	}
-	n.owned = err == nil && !n.old
-	return err
+	return nil
+}
+
+// removeSpare removes the spare, also one that a crash left behind.
+func (n *NFT) removeSpare() error {
+	tables, err := n.conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTSpare }) {
+		return nil
+	}
+	b := newBatch()
+	b.table = ruleset.NFTSpare
+	b.delTable()
+	return b.send(n.raw)
 }
 
 // do takes the steps of one batch: in one transaction, except that new sets are
 // filled before, in pieces.
-func (n *NFT) do(current *ruleset.State, steps ruleset.Batch) error {
-	var b batch
+func (n *NFT) do(table string, current *ruleset.State, steps ruleset.Batch) error {
+	b := newBatch()
+	b.table = table
 	if len(current.Ports) == 0 {
 		b.addPorts() // may not be there yet
 	}
 	for _, step := range steps {
 		if step.Op == ruleset.AddSet {
-			if err := n.addSet(step); err != nil {
+			if err := n.addSet(table, step); err != nil {
 				return err
 			}
 			continue
@@ -192,11 +224,12 @@ const (
 	perTransaction = 8 * perMessage
 )
 
-func (n *NFT) addSet(step ruleset.Step) error {
+func (n *NFT) addSet(table string, step ruleset.Step) error {
 	for _, six := range []bool{false, true} {
 		name := ruleset.NFTSet(step.Name, six)
 		rest := intervals(step.Set.Family(six))
-		var b batch
+		b := newBatch()
+		b.table = table
 		b.addInterval(name, six)
 		for first := true; first || len(rest) > 0; first = false {
 			k := min(len(rest), perTransaction)
@@ -205,7 +238,8 @@ func (n *NFT) addSet(step ruleset.Step) error {
 			if err := b.send(n.raw); err != nil {
 				return err
 			}
-			b = batch{}
+			b = newBatch()
+			b.table = table
 		}
 	}
 	return nil
@@ -267,12 +301,15 @@ func (b *batch) step(current *ruleset.State, step ruleset.Step) {
 		b.addChain(chain)
 		b.rules(chain, step.Op == ruleset.EditChain, serviceRules(step.Chain))
 	case ruleset.SetPort:
-		if old, there := current.Ports[step.Port]; there {
-			b.elements(unix.NFT_MSG_DELSETELEM, ruleset.NFTPorts, []element{{key: portKey(step.Port), chain: ruleset.NFTChain(old)}})
-		}
-		b.elements(unix.NFT_MSG_NEWSETELEM, ruleset.NFTPorts, []element{{key: portKey(step.Port), chain: ruleset.NFTChain(step.Name)}})
+		chain := ruleset.NFTPort(step.Port)
+		b.addChain(chain)
+		b.rules(chain, true, portRules(step.Name))
+		b.elements(unix.NFT_MSG_NEWSETELEM, ruleset.NFTPorts, []element{{key: portKey(step.Port), chain: chain}})
 	case ruleset.DropPort:
-		b.elements(unix.NFT_MSG_DELSETELEM, ruleset.NFTPorts, []element{{key: portKey(step.Port), chain: ruleset.NFTChain(current.Ports[step.Port])}})
+		chain := ruleset.NFTPort(step.Port)
+		b.elements(unix.NFT_MSG_DELSETELEM, ruleset.NFTPorts, []element{{key: portKey(step.Port), chain: chain}})
+		b.flushChain(chain)
+		b.delChain(chain)
 	case ruleset.AddBase:
 		b.addPorts()
 		b.addBaseChain()
@@ -302,14 +339,17 @@ func (n *NFT) Remove() error {
 	if err := n.connect(); err != nil {
 		return err
 	}
-	var b batch
+	b := newBatch()
 	b.delTable()
 	err := b.send(n.raw)
+	n.owned = false
 	if errors.Is(err, unix.ENOENT) {
 		n.Close()
-		return nil
+		err = n.connect()
 	}
-	n.owned = false
+	if err == nil {
+		err = n.removeSpare()
+	}
 	return n.check(err)
 }
 
@@ -397,7 +437,7 @@ func (n *NFT) readTable() (reading, error) {
 	default:
 		r.state.Base = ruleset.WrongBase
 	}
-	r.replace = r.replace || len(r.state.Strays) > 0
+	r.replace = r.replace || len(r.state.Strays) > 0 || slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTSpare })
 	return r, nil
 }
 
@@ -474,12 +514,11 @@ func (n *NFT) readPorts(r *reading, s *nftables.Set) error {
 	for _, e := range elements {
 		port, ok := parsePortKey(e.Key)
 		chain, jumps := jumpTarget(e.Val)
-		name, ours := ruleset.ParseNFTChain(chain)
-		if !ok || !jumps || !ours {
+		if !ok || !jumps || chain != ruleset.NFTPort(port) {
 			r.state.Strays = append(r.state.Strays, "element of "+s.Name)
 			continue
 		}
-		r.state.Ports[port] = name
+		r.state.Ports[port] = ruleset.Unknown // until its chain is read
 	}
 	return nil
 }
@@ -515,10 +554,13 @@ func (n *NFT) readChains(r *reading, table *nftables.Table) error {
 			return err
 		}
 		name, ours := ruleset.ParseNFTChain(c.Name)
+		port, isPort := ruleset.ParseNFTPort(c.Name)
 		switch {
 		case c.Name == ruleset.NFTInput:
 			r.input = isBase(c) && sameRules(rules, baseRules())
 			r.replace = r.replace || !isBase(c)
+		case isPort && c.Hooknum == nil && r.state.Ports[port] != "":
+			r.state.Ports[port] = portChain(rules)
 		case ours && c.Hooknum == nil:
 			r.state.Chains[name] = chainOf(rules)
 		default:

@@ -8,13 +8,32 @@ import (
 
 // The names in the kernel's nftables.
 const (
-	NFTTable    = "rpcward" // of family inet
-	NFTPorts    = "ports"   // the verdict map
-	NFTInput    = "input"   // the base chain
-	NFTPriority = -10       // of the base chain: before the host's own filters, which are at 0
+	NFTTable    = "rpcward"       // of family inet
+	NFTPorts    = "ports"         // the verdict map
+	NFTInput    = "input"         // the base chain
+	NFTPriority = -10             // of the base chain: before the host's own filters, which are at 0
+	NFTSpare    = "rpcward-spare" // stands in for the table while it is replaced
 	nftChain    = "svc_"
+	nftPort     = "port_"
 	nftSet      = "allow_"
 )
+
+// NFTPort returns the name in the kernel of the chain that a port's element in
+// the map jumps to, which jumps to a service's chain. The step between is there
+// so that a port can move: rules change from one packet to the next, while an
+// element that is removed and added again is missed by packets that are under
+// way (on Linux 6.18, one of a stranger in 100 such changes passed).
+func NFTPort(p Port) string { return fmt.Sprintf("%s%v_%d", nftPort, p.Proto, p.Port) }
+
+// ParseNFTPort is the other way round, false for foreign names.
+func ParseNFTPort(name string) (p Port, ok bool) {
+	for _, p.Proto = range []Proto{TCP, UDP, SCTP} {
+		if n, _ := fmt.Sscanf(name, nftPort+p.Proto.String()+"_%d", &p.Port); n == 1 && NFTPort(p) == name {
+			return p, true
+		}
+	}
+	return Port{}, false
+}
 
 // NFTChain returns the name in the kernel of the chain of that name, and
 // ParseNFTChain the other way round.
@@ -66,6 +85,9 @@ func (s *State) NFT() []byte {
 		}
 		b.WriteString("\t\tcounter drop\n\t}\n")
 	}
+	for _, p := range s.SortedPorts() {
+		fmt.Fprintf(&b, "\tchain %s {\n\t\tjump %s\n\t}\n", NFTPort(p), NFTChain(s.Ports[p]))
+	}
 	s.nftBase(&b)
 	b.WriteString("}\n")
 	return b.Bytes()
@@ -100,7 +122,7 @@ func (s *State) nftBase(b *bytes.Buffer) {
 		if i == 0 {
 			sep = "\t\telements = { "
 		}
-		fmt.Fprintf(b, "%s%v . %d : jump %s", sep, p.Proto, p.Port, NFTChain(s.Ports[p]))
+		fmt.Fprintf(b, "%s%v . %d : jump %s", sep, p.Proto, p.Port, NFTPort(p))
 	}
 	if len(s.Ports) > 0 {
 		b.WriteString(" }\n")
