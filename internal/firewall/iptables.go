@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -231,18 +233,20 @@ func (t *IPTables) refill(b *bytes.Buffer, next *ruleset.State, step ruleset.Ste
 // deletions removes chains, with those of marks that nobody sets any more.
 func (t *IPTables) deletions(b *bytes.Buffer, current, next *ruleset.State, steps ruleset.Batch) {
 	var gone []string
+	kept := marks(next)
 	for _, step := range steps {
 		switch step.Op {
 		case ruleset.DelChain:
 			gone = append(gone, ruleset.IPTablesChain(step.Name))
 		case ruleset.DelStray:
-			if chain, ok := strings.CutPrefix(step.Name, "chain "); ok {
+			chain, ok := strings.CutPrefix(step.Name, "chain ")
+			m, isMark := ruleset.ParseIPTablesMark(chain)
+			if ok && !(isMark && kept[m]) { // nobody seemed to use it, as somebody emptied a chain
 				gone = append(gone, chain)
 			}
 		}
 	}
 	if len(gone) > 0 {
-		kept := marks(next)
 		for m := range marks(current) {
 			if !kept[m] {
 				gone = append(gone, ruleset.IPTablesMark(m))
@@ -339,17 +343,48 @@ const lookAgain = time.Second
 // ipsets there are no events, so it looks each second. It tells of our own
 // changes too: what then is to be done is nothing.
 func (t *IPTables) Watch(ctx context.Context, changed func(Foreign)) error {
-	if !t.options.Legacy {
-		e := nftEvents{
-			netns: t.options.NetNS, changed: changed,
-			tables: []watchedTable{{unix.NFPROTO_IPV4, "filter"}, {unix.NFPROTO_IPV6, "filter"}},
-		}
-		return e.run(ctx)
+	var mu sync.Mutex
+	one := func(f Foreign) {
+		mu.Lock()
+		defer mu.Unlock()
+		changed(f)
 	}
-	changed(Foreign{Why: "watching started"})
+	if t.options.Legacy {
+		one(Foreign{Why: "watching started"})
+		return t.poll(ctx, one)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	polled := make(chan error, 1)
+	go func() {
+		polled <- t.poll(ctx, one)
+		cancel()
+	}()
+	e := nftEvents{
+		netns: t.options.NetNS, changed: one,
+		tables: []watchedTable{{unix.NFPROTO_IPV4, "filter"}, {unix.NFPROTO_IPV6, "filter"}},
+	}
+	err := e.run(ctx)
+	cancel()
+	if pollErr := <-polled; errors.Is(err, context.Canceled) {
+		err = pollErr
+	}
+	return err
+}
+
+// poll looks for changes that make no events.
+func (t *IPTables) poll(ctx context.Context, changed func(Foreign)) error {
+	var sets *ipsets
+	if t.sets != nil {
+		var err error
+		if sets, err = openIPSets(t.options.NetNS); err != nil {
+			return err
+		}
+		defer sets.close()
+	}
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	before, err := t.fingerprint()
+	before, err := t.fingerprint(sets)
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -357,7 +392,7 @@ func (t *IPTables) Watch(ctx context.Context, changed func(Foreign)) error {
 		case <-tick.C:
 		}
 		var now string
-		if now, err = t.fingerprint(); err == nil && now != before {
+		if now, err = t.fingerprint(sets); err == nil && now != before {
 			before = now
 			changed(Foreign{Why: "changed"})
 		}
@@ -365,10 +400,13 @@ func (t *IPTables) Watch(ctx context.Context, changed func(Foreign)) error {
 	return err
 }
 
-// fingerprint is the text of the tables without counters.
-func (t *IPTables) fingerprint() (string, error) {
+// fingerprint is the text of the older tables, without counters, and of the sets.
+func (t *IPTables) fingerprint(sets *ipsets) (string, error) {
 	var b strings.Builder
 	for _, f := range t.families {
+		if !t.options.Legacy {
+			break
+		}
 		out, err := t.run(f, "save", nil, "-t", "filter")
 		if err != nil {
 			return "", err
@@ -379,5 +417,12 @@ func (t *IPTables) fingerprint() (string, error) {
 			}
 		}
 	}
-	return b.String(), nil
+	if sets == nil {
+		return b.String(), nil
+	}
+	all, _, err := sets.read()
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintln(&b, id, ruleset.NewAddresses(all[id][false], all[id][true]).ID())
+	}
+	return b.String(), err
 }

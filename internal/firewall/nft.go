@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -27,6 +28,7 @@ type NFT struct {
 	conn  *nftables.Conn // to read
 	raw   *netlink.Conn  // the same connection, to write
 	owned bool           // by this connection
+	there bool           // the table, since the last Read
 	old   bool           // the kernel knows no owners that leave the table behind
 	// replace says that the table can't be mended step by step: it is not ours
 	// to own, or has things in it that we don't know.
@@ -104,10 +106,11 @@ func (n *NFT) Apply(desired *ruleset.State) ([]ruleset.Batch, error) {
 			return nil, err
 		}
 	}
-	if !n.owned && !n.old && !n.replace {
+	if !n.owned && !n.there && !n.replace {
 		if err := n.own(); err != nil {
 			return nil, n.check(err)
 		}
+		n.there = true
 	}
 	if n.replace {
 		steps := ruleset.Diff(n.state, desired)
@@ -125,16 +128,18 @@ func (n *NFT) Apply(desired *ruleset.State) ([]ruleset.Batch, error) {
 
 // own makes the table ours, or new.
 func (n *NFT) own() error {
-	b := newBatch()
-	b.addTable(tableOwner | tablePersist)
-	err := b.send(n.raw)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
-		n.old = true
-		b = newBatch()
-		b.addTable(0)
-		return b.send(n.raw)
+	flags := uint32(tableOwner | tablePersist)
+	if n.old {
+		flags = 0
 	}
-	n.owned = err == nil
+	b := newBatch()
+	b.addTable(flags)
+	err := b.send(n.raw)
+	if !n.old && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
+		n.old = true
+		return n.own()
+	}
+	n.owned = err == nil && !n.old
 	return err
 }
 
@@ -339,6 +344,7 @@ func (n *NFT) Remove() error {
 	if err := n.connect(); err != nil {
 		return err
 	}
+	n.there = false
 	b := newBatch()
 	b.delTable()
 	err := b.send(n.raw)
@@ -380,7 +386,7 @@ func (n *NFT) Read() (*ruleset.State, error) {
 			return nil, n.check(genErr)
 		}
 		if err == nil && before == after {
-			n.state, n.replace = r.state, r.replace
+			n.state, n.replace, n.there = r.state, r.replace, false
 			return r.state, nil
 		}
 	}
@@ -419,10 +425,12 @@ func (n *NFT) readTable() (reading, error) {
 		return r, nil
 	}
 	table := tables[i]
+	// The library reads the flags in the wrong byte order.
+	flags := binary.BigEndian.Uint32(native(table.Flags))
 	switch {
-	case table.Flags&tableOwner != 0 && !n.owned:
+	case flags&tableOwner != 0 && !n.owned:
 		return r, ErrOwned
-	case table.Flags&tableDormant != 0, table.Flags&tablePersist == 0 && !n.old:
+	case flags&tablePersist == 0 && !n.old:
 		r.replace = true
 	}
 	if err := n.readSets(&r, table); err != nil {
@@ -432,7 +440,7 @@ func (n *NFT) readTable() (reading, error) {
 		return r, err
 	}
 	switch {
-	case r.input && r.ports && table.Flags&tableDormant == 0:
+	case r.input && r.ports && flags&tableDormant == 0:
 		r.state.Base = ruleset.GoodBase
 	default:
 		r.state.Base = ruleset.WrongBase

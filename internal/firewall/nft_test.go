@@ -38,6 +38,9 @@ func TestTableIsOwned(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantState(t, second, s)
+	if second.(*NFT).replace {
+		t.Error("taking over would replace the table")
+	}
 	if steps := apply(t, second, s); len(steps) > 0 {
 		t.Errorf("taking over: %v", steps)
 	}

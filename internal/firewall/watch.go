@@ -143,7 +143,8 @@ func (e *nftEvents) concerns(m netlink.Message) bool {
 // Watch is Firewall.Watch.
 func (n *NFT) Watch(ctx context.Context, changed func(Foreign)) error {
 	e := nftEvents{
-		netns: n.options.NetNS, tables: []watchedTable{{unix.NFPROTO_INET, ruleset.NFTTable}}, changed: changed,
+		netns: n.options.NetNS, changed: changed,
+		tables: []watchedTable{{unix.NFPROTO_INET, ruleset.NFTTable}, {unix.NFPROTO_INET, ruleset.NFTSpare}},
 		ours: func(portID uint32) bool {
 			n.mu.Lock()
 			defer n.mu.Unlock()
