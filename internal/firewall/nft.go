@@ -145,10 +145,34 @@ func (n *NFT) own() error {
 
 // rebuild replaces the table by a new one. A spare with the desired state stands
 // beside the old table before that goes, and until the new one is there, so that
-// nothing is open in between, and nothing closed that need not be.
+// nothing is open in between, and nothing closed that need not be. If the table
+// is not there but a spare is, somebody was interrupted: the spare stays until
+// the end.
 func (n *NFT) rebuild(desired *ruleset.State) error {
-	if err := n.removeSpare(); err != nil {
+	there, err := n.tables()
+	if err != nil {
 		return err
+	}
+	if there[ruleset.NFTTable] {
+		if err := n.standIn(there[ruleset.NFTSpare], desired); err != nil {
+			return err
+		}
+	}
+	if err := n.own(); err != nil {
+		return err
+	}
+	if err := n.fillTable(ruleset.NFTTable, desired); err != nil {
+		return err
+	}
+	return n.removeTable(ruleset.NFTSpare)
+}
+
+// standIn puts a spare in the place of the table.
+func (n *NFT) standIn(there bool, desired *ruleset.State) error {
+	if there {
+		if err := n.removeTable(ruleset.NFTSpare); err != nil {
+			return err
+		}
 	}
 	b := newBatch()
 	b.table = ruleset.NFTSpare
@@ -159,18 +183,7 @@ func (n *NFT) rebuild(desired *ruleset.State) error {
 	if err := n.fillTable(ruleset.NFTSpare, desired); err != nil {
 		return err
 	}
-	b = newBatch()
-	b.delTable()
-	if err := b.send(n.raw); err != nil {
-		return err
-	}
-	if err := n.own(); err != nil {
-		return err
-	}
-	if err := n.fillTable(ruleset.NFTTable, desired); err != nil {
-		return err
-	}
-	return n.removeSpare()
+	return n.removeTable(ruleset.NFTTable)
 }
 
 // fillTable takes an empty table to the desired state.
@@ -187,17 +200,24 @@ func (n *NFT) fillTable(table string, desired *ruleset.State) error {
 	return nil
 }
 
-// removeSpare removes the spare, also one that a crash left behind.
-func (n *NFT) removeSpare() error {
-	tables, err := n.conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
+// tables says which tables of family inet there are.
+func (n *NFT) tables() (map[string]bool, error) {
+	list, err := n.conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	there := map[string]bool{}
+	for _, t := range list {
+		there[t.Name] = true
+	}
+	return there, err
+}
+
+// removeTable removes a table, if it is there.
+func (n *NFT) removeTable(name string) error {
+	there, err := n.tables()
+	if err != nil || !there[name] {
 		return err
 	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTSpare }) {
-		return nil
-	}
 	b := newBatch()
-	b.table = ruleset.NFTSpare
+	b.table = name
 	b.delTable()
 	return b.send(n.raw)
 }
@@ -344,17 +364,10 @@ func (n *NFT) Remove() error {
 	if err := n.connect(); err != nil {
 		return err
 	}
-	n.there = false
-	b := newBatch()
-	b.delTable()
-	err := b.send(n.raw)
-	n.owned = false
-	if errors.Is(err, unix.ENOENT) {
-		n.Close()
-		err = n.connect()
-	}
+	n.there, n.owned = false, false
+	err := n.removeTable(ruleset.NFTTable)
 	if err == nil {
-		err = n.removeSpare()
+		err = n.removeTable(ruleset.NFTSpare)
 	}
 	return n.check(err)
 }
@@ -421,6 +434,7 @@ func (n *NFT) readTable() (reading, error) {
 		return r, err
 	}
 	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTTable })
+	r.replace = slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTSpare })
 	if i < 0 {
 		return r, nil
 	}
@@ -445,7 +459,7 @@ func (n *NFT) readTable() (reading, error) {
 	default:
 		r.state.Base = ruleset.WrongBase
 	}
-	r.replace = r.replace || len(r.state.Strays) > 0 || slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == ruleset.NFTSpare })
+	r.replace = r.replace || len(r.state.Strays) > 0
 	return r, nil
 }
 

@@ -271,29 +271,35 @@ func spoofed(t *testing.T, n *lab.Net, fw Firewall) {
 
 // sendRaw sends a UDP datagram with a source of one's choice.
 func sendRaw(from, to netip.Addr, port uint16) error {
-	payload := []byte("spoofed!")
-	udp := binary.BigEndian.AppendUint16(nil, 999)
-	udp = binary.BigEndian.AppendUint16(udp, port)
-	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(payload)))
-	udp = append(append(udp, 0, 0), payload...)
-	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, unix.IPPROTO_UDP, 0, byte(len(udp)))
-	binary.BigEndian.PutUint16(udp[6:], checksum(append(pseudo, udp...)))
-	family, packet := unix.AF_INET, []byte(nil)
-	var dst unix.Sockaddr = &unix.SockaddrInet4{}
+	packet, dst := rawDatagram(from, to, port, []byte("spoofed!"))
+	family := unix.AF_INET
 	if to.Is6() {
-		family, dst = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.As16()}
-		packet = append(packet, 0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64)
-	} else {
-		dst = &unix.SockaddrInet4{Addr: to.As4()}
-		packet = append(packet, 0x45, 0, 0, byte(20+len(udp)), 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0)
+		family = unix.AF_INET6
 	}
-	packet = append(append(append(packet, from.AsSlice()...), to.AsSlice()...), udp...)
 	fd, err := unix.Socket(family, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
 	return unix.Sendto(fd, packet, 0, dst)
+}
+
+// rawDatagram makes an IP packet and the address to send it to.
+func rawDatagram(from, to netip.Addr, port uint16, payload []byte) (packet []byte, dst unix.Sockaddr) {
+	udp := binary.BigEndian.AppendUint16(nil, 999)
+	udp = binary.BigEndian.AppendUint16(udp, port)
+	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(payload)))
+	udp = append(append(udp, 0, 0), payload...)
+	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, unix.IPPROTO_UDP, 0, byte(len(udp)))
+	binary.BigEndian.PutUint16(udp[6:], checksum(append(pseudo, udp...)))
+	if to.Is6() {
+		dst = &unix.SockaddrInet6{Addr: to.As16()}
+		packet = append(packet, 0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64)
+	} else {
+		dst = &unix.SockaddrInet4{Addr: to.As4()}
+		packet = append(packet, 0x45, 0, 0, byte(20+len(udp)), 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0)
+	}
+	return append(append(append(packet, from.AsSlice()...), to.AsSlice()...), udp...), dst
 }
 
 func checksum(b []byte) uint16 {
