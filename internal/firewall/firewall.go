@@ -8,7 +8,8 @@
 //	...
 //	steps, err = fw.Apply(next) // only what differs, from what Apply left
 //
-// Needs CAP_NET_ADMIN in the network namespace. What was applied stays when the
+// Needs CAP_NET_ADMIN in the network namespace; iptables needs more, see
+// docs/architecture.md. What was applied stays when the
 // process ends, however that happens; Remove takes it away. A Firewall is used
 // by one goroutine at a time, save for Watch, which may run beside. Nothing is
 // logged: errors and return values tell all.

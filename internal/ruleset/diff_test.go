@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"rpcward/internal/policy"
+	"rpcward/rpcbind"
 )
 
 // drawAddresses draws a set of few prefixes, so that sets overlap and recur.
@@ -20,7 +23,7 @@ func drawAddresses(t *rapid.T) *Addresses {
 
 // drawState draws a state as Desired makes it.
 func drawState(t *rapid.T) *State {
-	b := builder{state: (&State{Base: GoodBase}).Clone()}
+	b := builder{policy: BuiltIn(nil), state: (&State{Base: GoodBase}).Clone()}
 	for range rapid.IntRange(0, 6).Draw(t, "ports") {
 		if rapid.IntRange(0, 9).Draw(t, "mark?") == 0 {
 			b.options.Mark = Mark{1, 255}
@@ -105,8 +108,8 @@ func TestDiffNeverOpensOrDrops(t *testing.T) {
 				checkUse(t, now, step)
 				now.Apply(step)
 				checkBetween(t, []*State{old, before, desired}, now, step)
-				if step.Op == AddSet && i != 0 || j > 0 && step.Op < batch[j-1].Op && !(step.Op == DropPort && batch[j-1].Op == AddBase) && step.Op != AddBase && batch[j-1].Op != AddBase {
-					t.Fatalf("step %d of batch %d, %v, comes too late", j, i, step)
+				if (step.Op == AddSet) != (batch[0].Op == AddSet) || step.Op >= DelChain && batch[0].Op < DelChain {
+					t.Fatalf("step %d of batch %d, %v, is in the wrong batch", j, i, step)
 				}
 			}
 		}
@@ -161,7 +164,7 @@ func checkBetween(t *rapid.T, ends []*State, now *State, step Step) {
 
 func TestDiffIsSmall(t *testing.T) {
 	lan, wan := NewAddresses([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}), NewAddresses([]netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")})
-	b := builder{state: (&State{Base: GoodBase}).Clone()}
+	b := builder{policy: BuiltIn(nil), state: (&State{Base: GoodBase}).Clone()}
 	b.point(Port{TCP, 700}, "nfs", lan)
 	old := b.state.Clone()
 	b.point(Port{UDP, 700}, "nfs", lan)
@@ -174,7 +177,7 @@ func TestDiffIsSmall(t *testing.T) {
 	if got := Diff(old, old.Clone()); len(got) != 0 {
 		t.Errorf("nothing: %v", got)
 	}
-	c := builder{state: (&State{Base: GoodBase}).Clone()}
+	c := builder{policy: BuiltIn(nil), state: (&State{Base: GoodBase}).Clone()}
 	c.point(Port{TCP, 700}, "nfs", wan)
 	var ops []Op
 	for _, batch := range Diff(old, c.state) {
@@ -227,4 +230,21 @@ func TestAddressesAgreeWithTwin(t *testing.T) {
 			t.Fatalf("%v and %v: equal %v, ids %s and %s", a, b, a.Equal(b), a.ID(), b.ID())
 		}
 	})
+}
+
+// BenchmarkDesired plans for a host with 1,000 registrations, when one more comes.
+func BenchmarkDesired(b *testing.B) {
+	p := parsePolicy(b, "portmap: 10.\nmountd: 10.1.\n", "", policy.Closed)
+	var list []Registration
+	for i := range uint16(1000) {
+		list = append(list, at(200000+uint32(i), rpcbind.TCP, 10000+i/2), at(100005, rpcbind.UDP, 20000+i))
+	}
+	before, _ := p.Desired(list, Options{})
+	list = append(list, at(100005, rpcbind.TCP, 9))
+	for b.Loop() {
+		after, _ := p.Desired(list, Options{})
+		if len(Diff(before, after)) != 1 {
+			b.Fatal("more than one batch")
+		}
+	}
 }

@@ -125,7 +125,7 @@ func (b *builder) guard(port Port, programs []uint32) {
 		if i == 0 {
 			allowed = s.Allowed
 		} else {
-			allowed = allowed.Intersect(s.Allowed)
+			allowed = b.policy.intersect(allowed, s.Allowed)
 		}
 	}
 	b.point(port, strings.Join(names, ", "), allowed)
@@ -139,7 +139,7 @@ func (b *builder) point(port Port, services string, allowed *Addresses) {
 	if allowed.Len() == 0 {
 		c.Mark = Mark{} // no packet gets one
 	}
-	name := chainName(c)
+	name := b.policy.chain(c)
 	b.state.Sets[c.Set] = allowed
 	b.state.Chains[name] = c
 	b.state.Ports[port] = name

@@ -41,6 +41,10 @@ type Policy struct {
 	options     PolicyOptions
 	ports       map[uint16]bool // those that daemon lists name
 	services    map[serviceKey]*Service
+	// What Desired worked out before, as it is asked for each registration.
+	sets   map[string]*Addresses // by ID
+	shared map[[2]*Addresses]*Addresses
+	chains map[Chain]string
 }
 
 // serviceKey is what a compiled service depends on.
@@ -58,7 +62,8 @@ func NewPolicy(allow, deny *hostsaccess.File, o PolicyOptions) (*Policy, []hosts
 	if err != nil {
 		return nil, found, err
 	}
-	p := &Policy{allow: allow, deny: deny, options: o, services: map[serviceKey]*Service{}, ports: map[uint16]bool{}}
+	p := &Policy{allow: allow, deny: deny, options: o, services: map[serviceKey]*Service{}, ports: map[uint16]bool{},
+		sets: map[string]*Addresses{}, shared: map[[2]*Addresses]*Addresses{}, chains: map[Chain]string{}}
 	for _, f := range []*hostsaccess.File{allow, deny} {
 		p.addPorts(f)
 	}
@@ -121,9 +126,39 @@ func (p *Policy) compile(program uint32, port uint16) *Service {
 	if p.options.Default == policy.Allow {
 		lists = append(lists, sets.IPv4[hostsaccess.NoRule], sets.IPv6[hostsaccess.NoRule])
 	}
-	s.Allowed = NewAddresses(lists...)
+	s.Allowed = p.once(NewAddresses(lists...))
 	s.Why = p.why(m)
 	return s
+}
+
+// once returns the one set that is kept for all services that have it.
+func (p *Policy) once(a *Addresses) *Addresses {
+	if kept := p.sets[a.ID()]; kept != nil {
+		return kept
+	}
+	p.sets[a.ID()] = a
+	return a
+}
+
+// intersect is Addresses.Intersect.
+func (p *Policy) intersect(a, b *Addresses) *Addresses {
+	k := [2]*Addresses{a, b}
+	both := p.shared[k]
+	if both == nil {
+		both = p.once(a.Intersect(b))
+		p.shared[k] = both
+	}
+	return both
+}
+
+// chain is chainName.
+func (p *Policy) chain(c Chain) string {
+	name, ok := p.chains[c]
+	if !ok {
+		name = chainName(c)
+		p.chains[c] = name
+	}
+	return name
 }
 
 func (p *Policy) names(program uint32) []string {
