@@ -255,3 +255,27 @@ func slowAllowed(own *policy.Policy, allow, deny *hostsaccess.File, d policy.Def
 	v := m.Decide(a, netip.Addr{}).Verdict
 	return v == hostsaccess.Allow || v == hostsaccess.NoRule && d == policy.Allow
 }
+
+// Programs that the same rules name share what was compiled, others don't.
+func TestProgramsShareRules(t *testing.T) {
+	p := parsePolicy(t, "ALL: 10.\nALL EXCEPT mountd: 10.\nnfs: 11.\n700: 12.\n", "", policy.Closed)
+	for i, tt := range []struct {
+		program uint32
+		port    uint16
+		want    string
+	}{
+		{200001, 9, "10.0.0.0/8"}, {100005, 9, "10.0.0.0/8"}, {100003, 9, "10.0.0.0/7"}, {200002, 9, "10.0.0.0/8"}, {200002, 700, "10.0.0.0/8 and 12.0.0.0/8"},
+		{200003, 700, "10.0.0.0/8 and 12.0.0.0/8"}, {100003, 700, "10.0.0.0/7 and 12.0.0.0/8"},
+	} {
+		if got := p.Service(tt.program, tt.port).Allowed.String(); got != tt.want {
+			t.Errorf("%d: %d on %d: %s, want %s", i, tt.program, tt.port, got, tt.want)
+		}
+	}
+	q := parsePolicy(t, "ALL: 10.\nmountd: 11.\n", "", policy.Closed)
+	for program := range uint32(100) {
+		q.Service(200000+program, 9)
+	}
+	if len(q.compiled) != 1 {
+		t.Errorf("compiled %d times", len(q.compiled))
+	}
+}

@@ -3,6 +3,7 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"rpcward/hostsaccess"
@@ -29,8 +30,9 @@ type Service struct {
 }
 
 // Policy knows the allowed clients of each program. It compiles a program's
-// rules when it is first asked about it (with 10,000 rules some 50 ms) and keeps
-// the answer, so it must not be used by several goroutines at once.
+// rules when it is first asked about it (with 10,000 patterns up to 200 ms) and
+// keeps the answer, also for other programs that the same rules name. So it must
+// not be used by several goroutines at once.
 //
 // What is not known closes. A rule with a mistake, or one that looks at a name
 // or at more than the client's address (hostsaccess.Options.AddressOnly),
@@ -41,6 +43,8 @@ type Policy struct {
 	options     PolicyOptions
 	ports       map[uint16]bool // those that daemon lists name
 	services    map[serviceKey]*Service
+	lists       []*hostsaccess.Rule // one for each daemon list that the files have, without clients
+	compiled    map[string]*Service // by signature
 	// What Desired worked out before, as it is asked for each registration.
 	sets   map[string]*Addresses // by ID
 	shared map[[2]*Addresses]*Addresses
@@ -62,10 +66,11 @@ func NewPolicy(allow, deny *hostsaccess.File, o PolicyOptions) (*Policy, []hosts
 	if err != nil {
 		return nil, found, err
 	}
-	p := &Policy{allow: allow, deny: deny, options: o, services: map[serviceKey]*Service{}, ports: map[uint16]bool{},
+	p := &Policy{allow: allow, deny: deny, options: o, services: map[serviceKey]*Service{}, compiled: map[string]*Service{}, ports: map[uint16]bool{},
 		sets: map[string]*Addresses{}, shared: map[[2]*Addresses]*Addresses{}, chains: map[Chain]string{}}
 	for _, f := range []*hostsaccess.File{allow, deny} {
 		p.addPorts(f)
+		p.addLists(f)
 	}
 	return p, found, nil
 }
@@ -108,17 +113,96 @@ func (p *Policy) Service(program uint32, port uint16) *Service {
 	return s
 }
 
+// mostLists is how many different daemon lists are compared to find out whether
+// two programs are subject to the same rules. Files with more are rare.
+const mostLists = 200
+
+// addLists notes the daemon lists of the file's rules.
+func (p *Policy) addLists(f *hostsaccess.File) {
+	if f == nil {
+		return
+	}
+	seen := map[string]bool{}
+	for _, r := range f.Rules {
+		text := daemons(r)
+		if !seen[text] && len(p.lists) <= mostLists {
+			seen[text] = true
+			p.lists = append(p.lists, &hostsaccess.Rule{Token: r.Token, File: r.File, Daemons: r.Daemons, Broken: r.Broken})
+		}
+	}
+}
+
+// daemons is what a rule's daemon list says, as a key.
+func daemons(r *hostsaccess.Rule) string {
+	var b strings.Builder
+	fmt.Fprint(&b, r.Broken)
+	for _, t := range r.Daemons.Terms {
+		b.WriteString(" EXCEPT")
+		for _, d := range t.Patterns {
+			b.WriteString(" " + d.Text)
+		}
+	}
+	return b.String()
+}
+
+// signature tells programs apart that are subject to different rules. Where a
+// list has an EXCEPT or an address of this host, it takes no risk.
+func (p *Policy) signature(program uint32, o hostsaccess.Options) string {
+	own := fmt.Sprint(program, " ", o.Port)
+	if len(p.lists) > mostLists {
+		return own
+	}
+	var b strings.Builder
+	for _, r := range p.lists {
+		m, _ := hostsaccess.Compile(&hostsaccess.File{Rules: []*hostsaccess.Rule{r}}, nil, o)
+		switch {
+		case !m.Named():
+			b.WriteByte('-')
+		case len(r.Daemons.Terms) > 1 || slices.ContainsFunc(r.Daemons.Terms[0].Patterns, func(d hostsaccess.Daemon) bool { return d.At != nil }):
+			return own
+		default:
+			b.WriteByte('+')
+		}
+	}
+	return b.String()
+}
+
 // compile works out a service. A service that no rule names follows the port
 // mapper's rules. A rule for ALL names each service, as hosts_access(5) has it.
 func (p *Policy) compile(program uint32, port uint16) *Service {
 	names := p.names(program)
-	s := &Service{Program: program, Name: names[0]}
-	m, found := hostsaccess.Compile(p.allow, p.deny, hostsaccess.Options{Names: names, Port: port, AddressOnly: true})
-	s.Findings = found
-	if !m.Named() && program != rpcbind.Program {
+	o := hostsaccess.Options{Names: names, Port: port, AddressOnly: true}
+	signature := p.signature(program, o)
+	kept := p.compiled[signature]
+	if kept == nil {
+		kept = p.compileRules(o)
+		p.compiled[signature] = kept
+	}
+	s := &Service{Program: program, Name: names[0], Allowed: kept.Allowed, Why: kept.Why, Findings: kept.Findings}
+	if kept.Allowed == nil && program != rpcbind.Program {
 		own := p.Service(rpcbind.Program, rpcbind.Port)
 		s.Allowed = own.Allowed
 		s.Why = "no rule names " + s.Name + ": as the port mapper, " + own.Why
+	} else if kept.Allowed == nil {
+		s.Allowed = p.once(p.unnamed())
+	}
+	return s
+}
+
+// unnamed is who is allowed where no rule says anything.
+func (p *Policy) unnamed() *Addresses {
+	if p.options.Default == policy.Allow {
+		return NewAddresses([]netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)})
+	}
+	return Nobody
+}
+
+// compileRules works out what the rules say about a service. Allowed is nil if
+// none names it.
+func (p *Policy) compileRules(o hostsaccess.Options) *Service {
+	m, found := hostsaccess.Compile(p.allow, p.deny, o)
+	s := &Service{Findings: found, Why: p.why(m)}
+	if !m.Named() {
 		return s
 	}
 	sets := m.Addresses()
@@ -127,7 +211,6 @@ func (p *Policy) compile(program uint32, port uint16) *Service {
 		lists = append(lists, sets.IPv4[hostsaccess.NoRule], sets.IPv6[hostsaccess.NoRule])
 	}
 	s.Allowed = p.once(NewAddresses(lists...))
-	s.Why = p.why(m)
 	return s
 }
 
