@@ -43,7 +43,7 @@ func Changes(current, desired *State) []Change {
 	return list
 }
 
-// String words the change: "tcp 20048 (mountd): was open to all, now to 10.0.0.0/8".
+// String words the change: "tcp 20048 (mountd): was not guarded, now open to 10.0.0.0/8".
 func (c Change) String() string {
 	s := c.Port.String()
 	if c.Services != "" {
