@@ -41,36 +41,18 @@ type Socket struct {
 // listening ones for the netids tcp and tcp6, unconnected ones for udp and
 // udp6. Other netids are errors.ErrUnsupported.
 func Sockets(n rpcbind.NetID, port uint16) ([]Socket, error) {
-	req, err := request(n, port)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
-	if err != nil {
-		return nil, fmt.Errorf("asking for sockets: %w", err)
-	}
-	defer conn.Close()
-	messages, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
-		Data:   req,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("asking for sockets: %w", err)
-	}
 	var list []Socket
-	for _, m := range messages {
-		s, err := parse(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("asking for sockets: %w", err)
-		}
-		if s.Local.Port() == port { // the kernel should have seen to that
+	err := dump(n, port, 0, func(b []byte) error {
+		s, err := parse(b)
+		if err == nil && s.Local.Port() == port { // the kernel should have seen to that
 			list = append(list, s)
 		}
-	}
-	return list, nil
+		return err
+	})
+	return list, err
 }
 
-// request makes a struct inet_diag_req_v2.
+// request makes a struct inet_diag_req_v2 for the sockets that wait.
 func request(n rpcbind.NetID, port uint16) ([]byte, error) {
 	b := make([]byte, sizeofRequest)
 	states := uint32(stateListen)
