@@ -71,6 +71,7 @@ answered. One line in hosts.allow opens a network, for UDP and TCP at once:
 	f.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` where registrations are saved, or none")
 	f.StringVar(&c.ImportDir, "rpcbind-state", c.ImportDir, "`FOLDER` of rpcbind's warm start files, to take over from it and to go back")
 	f.StringVar(&c.LockFile, "lock-file", c.LockFile, "`FILE` that keeps a second port mapper away")
+	f.StringVar(&c.ControlSocket, "control-socket", c.ControlSocket, "unix socket `PATH` for rpcward guard and status, empty for none")
 	f.StringVar(&c.User, "user", "", "`NAME` of the user to work as after start (default _rpc, rpc or daemon)")
 	f.BoolVar(&c.Mapper.InsecureLocal, "insecure-local", false, "let unprivileged ports of this host register over IP")
 	f.BoolVar(&c.Mapper.InsecureRemote, "insecure-remote", false, "let hosts that the rules allow register and unregister")
@@ -95,7 +96,7 @@ func serveOrFallBack(ctx context.Context, c daemon.Config) error {
 	}
 	fmt.Fprintf(c.Stderr, "port 111 can't be served: %v\nserving port %d of this host's loopback address instead, with built-in defaults\n", err, daemon.FallbackPort)
 	c.Port, c.LoopbackOnly, c.Unix = daemon.FallbackPort, true, nil
-	c.AllowFile, c.DenyFile, c.StateDir, c.ImportDir, c.LockFile = "", "", "", "", ""
+	c.AllowFile, c.DenyFile, c.StateDir, c.ImportDir, c.LockFile, c.ControlSocket = "", "", "", "", "", ""
 	c.Mapper.InsecureLocal = true
 	c.Ready = func() {
 		fmt.Fprintf(c.Stderr, "next, in another terminal:  %s rpcinfo -a 127.0.0.1.%d.%d -T udp 100000    (Ctrl-C ends this one)\n", os.Args[0], daemon.FallbackPort>>8, daemon.FallbackPort&0xff)

@@ -22,6 +22,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
+	"rpcward/internal/control"
 	"rpcward/internal/policy"
 	"rpcward/internal/policyfile"
 	"rpcward/internal/portmapper"
@@ -49,6 +50,7 @@ type Config struct {
 	ImportDir     string // rpcbind's warm start files; empty for none
 	MapFile       string // portmap's mapping file, read when there is no other state
 	LockFile      string // empty for none
+	ControlSocket string // for guard and status; empty for none
 	User          string // to work as after start; empty picks one
 
 	Mapper         portmapper.Options
@@ -65,6 +67,7 @@ const (
 	SocketPath     = "/run/rpcbind.sock"  // _PATH_RPCBINDSOCK in rpc/rpcb_prot.h
 	AbstractSocket = "@/run/rpcbind.sock" // _PATH_RPCBINDSOCK_ABSTRACT
 	LockPath       = "/run/rpcbind.lock"
+	ControlPath    = control.Path
 	StatePath      = "/run/rpcward"
 	RpcbindState   = "/run/rpcbind" // where rpcbind keeps its warm start files
 	netconfigPath  = "/etc/netconfig"
@@ -78,7 +81,7 @@ func Default() Config {
 	return Config{
 		Name: "rpcward", Port: rpcbind.Port, Unix: []string{SocketPath, AbstractSocket},
 		AllowFile: "/etc/hosts.allow", DenyFile: "/etc/hosts.deny",
-		StateDir: StatePath, ImportDir: RpcbindState, LockFile: LockPath,
+		StateDir: StatePath, ImportDir: RpcbindState, LockFile: LockPath, ControlSocket: ControlPath,
 		Mapper: portmapper.Options{Rates: policy.DefaultRates()},
 		Stderr: os.Stderr,
 	}
@@ -87,16 +90,17 @@ func Default() Config {
 // daemon is a Config at work.
 type daemon struct {
 	Config
-	queue  *logQueue
-	log    *slog.Logger
-	socks  *transport.Sockets
-	made   []string       // files of unix sockets that are ours, not passed to us
-	state  *warmstart.Dir // nil without a state folder
-	saved  []registry.Registration
-	policy *policyfile.Watcher
-	reg    *registry.Registry
-	access *accessLog
-	hangup chan os.Signal
+	queue   *logQueue
+	log     *slog.Logger
+	socks   *transport.Sockets
+	control net.Listener   // nil without a control socket
+	made    []string       // files of unix sockets that are ours, not passed to us
+	state   *warmstart.Dir // nil without a state folder
+	saved   []registry.Registration
+	policy  *policyfile.Watcher
+	reg     *registry.Registry
+	access  *accessLog
+	hangup  chan os.Signal
 }
 
 // Run serves until ctx is done or the process is told to stop by SIGTERM,
@@ -133,6 +137,9 @@ func Run(ctx context.Context, c Config) error {
 // can be tried in this process too.
 func (d *daemon) abandon() {
 	d.socks.Close()
+	if d.control != nil {
+		d.control.Close()
+	}
 	for _, path := range d.made {
 		os.Remove(path)
 	}
@@ -169,10 +176,26 @@ func (d *daemon) openSockets() error {
 	for _, note := range d.socks.Skipped {
 		d.log.Warn("not served: " + note)
 	}
+	d.openControl()
 	if d.Mapper.Forward != nil {
 		d.socks.JoinMulticast(interfaceIndexes())
 	}
 	return nil
+}
+
+// openControl opens the control socket. Without one there is no guard that is in
+// step, but all else works.
+func (d *daemon) openControl() {
+	if d.ControlSocket == "" {
+		return
+	}
+	l, err := transport.ListenUnix(d.ControlSocket)
+	if err != nil {
+		d.log.Warn("no control socket: neither guard nor status can ask", "err", err)
+		return
+	}
+	d.control = l
+	d.made = append(d.made, d.ControlSocket)
 }
 
 // HintError is an error with advice for the user.
@@ -247,6 +270,11 @@ func (d *daemon) serve(ctx context.Context) error {
 	if len(d.saved) == 0 && d.MapFile != "" {
 		d.saved = d.readMapFile()
 	}
+	var feed *control.Feed
+	if d.control != nil {
+		feed = control.NewFeed(store, d.log)
+		store = feed
+	}
 	d.reg = registry.New(d.socks.Own(), d.saved, store)
 	if err := d.saveFirst(store); err != nil {
 		d.log.Error("registrations can't be saved; changes will be refused until they can", "err", err)
@@ -258,6 +286,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer cancel()
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
+	if d.control != nil {
+		workers.Go(func() { control.Serve(ctx, d.control, feed, d.log) })
+	}
 	d.access = newAccessLog(d.queue, d.LogConnections, d.Mapper.Rates)
 	logging, endLogging := context.WithCancel(context.WithoutCancel(ctx)) // until the last call is counted
 	defer endLogging()

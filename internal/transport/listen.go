@@ -326,29 +326,42 @@ func wantPacketInfo(fd int, is6, datagram bool) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }
 
-func (s *Sockets) listenUnix(path string) error {
+// ListenUnix opens a unix socket that everybody on this host may connect to:
+// who may do what is decided by credentials. A path that begins with "@" is in
+// the abstract name space. A file that nobody listens on any more is replaced;
+// closing the listener does not remove it.
+func ListenUnix(path string) (*net.UnixListener, error) {
 	if path == "" {
-		return errors.New("a unix socket without a path")
+		return nil, errors.New("a unix socket without a path")
 	}
 	if path[0] != '@' {
 		if err := removeStale(path); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("opening socket %s: %w", path, rootCause(err))
+	}
+	l.SetUnlinkOnClose(false)
+	if path[0] != '@' {
+		if err := os.Chmod(path, 0o666); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (s *Sockets) listenUnix(path string) error {
+	l, err := ListenUnix(path)
 	if errors.Is(err, unix.EADDRINUSE) {
 		return s.abstractTaken(path)
 	}
 	if err != nil {
-		return fmt.Errorf("opening socket %s: %w", path, rootCause(err))
+		return err
 	}
-	l.SetUnlinkOnClose(false)
 	if path[0] != '@' {
-		// Everybody on this host may ask; who may change is decided by credentials.
-		if err := os.Chmod(path, 0o666); err != nil {
-			l.Close()
-			return err
-		}
 		s.paths = append(s.paths, path)
 	}
 	s.streams = append(s.streams, &streamSocket{listener: l, netid: rpcbind.Local, path: path})
