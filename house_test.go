@@ -20,6 +20,8 @@ var layers = []string{
 	"cmd/rpcward",
 	"internal/cli",
 	"internal/daemon",
+	"internal/guard",
+	"internal/control",
 	"internal/policyfile",
 	"internal/accessfile",
 	"internal/transport",

@@ -46,6 +46,7 @@ type Watcher struct {
 	marks    [2]mark  // of what was read last
 	read     *reading // last, whether good or not
 	inForce  [2]*hostsaccess.File
+	taken    chan struct{} // closed when the next pair is in force
 	faults   []Fault
 	findings []hostsaccess.Diagnostic
 }
@@ -75,7 +76,7 @@ func New(allow, deny string, o policy.Options, log *slog.Logger) *Watcher {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{paths: [2]string{allow, deny}, options: o, log: log}
+	w := &Watcher{paths: [2]string{allow, deny}, options: o, log: log, taken: make(chan struct{})}
 	w.current.Store(policy.BuiltIn())
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,6 +86,14 @@ func New(allow, deny string, o policy.Options, log *slog.Logger) *Watcher {
 
 // Current returns the policy in force.
 func (w *Watcher) Current() *policy.Policy { return w.current.Load() }
+
+// Files returns the files whose policy is in force, nil before there were any
+// that could be used, and a channel that is closed when others are.
+func (w *Watcher) Files() (allow, deny *hostsaccess.File, changed <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.inForce[0], w.inForce[1], w.taken
+}
 
 // Faults returns why the files, as they are, are not in force; none if they are.
 func (w *Watcher) Faults() []Fault {
@@ -155,6 +164,8 @@ func (w *Watcher) take(ctx context.Context, r *reading) {
 	}
 	w.inForce = [2]*hostsaccess.File{allow, deny}
 	w.current.Store(p)
+	close(w.taken)
+	w.taken = make(chan struct{})
 	w.log.InfoContext(ctx, eventInForce, "answering", p.Summary())
 }
 

@@ -16,6 +16,7 @@ const (
 	sockDestroy  = 21     // SOCK_DESTROY, linux/sock_diag.h
 	sizeofSockID = 48     // struct inet_diag_sockid
 	allStates    = 0xfff  // TCPF_ALL, include/net/tcp_states.h
+	stateAsking  = 1 << 2 // TCP_SYN_SENT: a client's, who got the port by chance
 	stateGone    = 1 << 6 // TCP_TIME_WAIT: nobody holds it any more
 )
 
@@ -25,12 +26,15 @@ type Flow struct {
 	request       []byte         // names the socket to the kernel
 }
 
-// InUse reports whether any socket is on a port of n's protocol, in either
-// family and in whatever state, as long as a process holds it.
+// InUse reports whether a service has a socket on a port of n's protocol, in
+// either family: one that waits, or over TCP the connection of a client.
 func InUse(n rpcbind.NetID, port uint16) (bool, error) {
-	found := false
+	found, states := false, uint32(stateClose)
+	if !n.Datagram() {
+		states = allStates &^ (stateGone | stateClose | stateAsking)
+	}
 	for _, family := range protocol(n) {
-		err := dump(family, port, allStates&^stateGone, func(b []byte) error {
+		err := dump(family, port, states, func(b []byte) error {
 			found = found || binary.BigEndian.Uint16(b[4:]) == port
 			return nil
 		})
@@ -45,7 +49,7 @@ func InUse(n rpcbind.NetID, port uint16) (bool, error) {
 func Flows(port uint16) ([]Flow, error) {
 	var list []Flow
 	for _, family := range []rpcbind.NetID{rpcbind.TCP, rpcbind.TCP6} {
-		err := dump(family, port, allStates&^(stateGone|stateListen|stateClose), func(b []byte) error {
+		err := dump(family, port, allStates&^(stateGone|stateListen|stateClose|stateAsking), func(b []byte) error {
 			f, err := parseFlow(b)
 			if err == nil && f.Local.Port() == port {
 				list = append(list, f)
