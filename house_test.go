@@ -26,6 +26,7 @@ var layers = []string{
 	"internal/accessfile",
 	"internal/transport",
 	"internal/sourcefilter",
+	"internal/sandbox",
 	"internal/warmstart",
 	"internal/firewall",
 	"internal/sockdiag",

@@ -137,6 +137,7 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
 		newServeCommand(stdout, stderr),
+		newGuardCommand(stderr),
 		newRPCInfoCommand(stdout, stderr),
 		newPmapCommand(),
 		newCheckCommand(),

@@ -11,10 +11,12 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"rpcward/internal/daemon"
 	"rpcward/internal/policy"
 	"rpcward/internal/portmapper"
+	"rpcward/internal/sandbox"
 )
 
 // newServeCommand is `rpcward serve`.
@@ -270,7 +272,7 @@ func portmapMain(args []string, stdout, stderr io.Writer) int {
 func inherited() bool { return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) }
 
 // mayBind reports whether this process may bind port 111 without being root.
-func mayBind() bool { return daemon.HasCapability(daemon.CapNetBindService) }
+func mayBind() bool { return sandbox.HasCapability(unix.CAP_NET_BIND_SERVICE) }
 
 // runDaemon runs c in this process, or in one of its own in the background.
 func runDaemon(c daemon.Config, foreground bool) int {

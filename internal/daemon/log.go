@@ -35,6 +35,13 @@ func openSink(name string, background bool, stderr io.Writer) sink {
 	return stderrSink{name, stderr}
 }
 
+// OpenLog returns a logger for a daemon of that name, which nobody waits for,
+// and a function that writes what is left and ends it.
+func OpenLog(name string, stderr io.Writer, debug bool) (log *slog.Logger, end func()) {
+	q := newLogQueue(openSink(name, false, stderr))
+	return newLogger(q, debug), q.close
+}
+
 // stderrSink writes lines for a person.
 type stderrSink struct {
 	name string

@@ -8,9 +8,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"rpcward/internal/sandbox"
 )
 
 // account is the user that the daemon works as once its sockets are bound.
@@ -58,9 +59,9 @@ func serviceAccount(name string) (account, error) {
 // and user_namespaces(7).
 func (a account) reachable() error {
 	switch {
-	case !HasCapability(unix.CAP_SETUID):
+	case !sandbox.HasCapability(unix.CAP_SETUID):
 		return fmt.Errorf("changing to user %s: this process lacks CAP_SETUID", a.name)
-	case !HasCapability(unix.CAP_SETGID):
+	case !sandbox.HasCapability(unix.CAP_SETGID):
 		return fmt.Errorf("changing to user %s: this process lacks CAP_SETGID", a.name)
 	case !mapped("/proc/self/uid_map", a.uid), !mapped("/proc/self/gid_map", a.gid):
 		return fmt.Errorf("changing to user %s: this user namespace has no such user or group", a.name)
@@ -114,7 +115,7 @@ func (a account) assume() error {
 			return err
 		}
 	}
-	return dropCapabilities()
+	return sandbox.KeepCapabilities()
 }
 
 // become changes to the account's user and group, and leaves all other groups.
@@ -132,34 +133,4 @@ func (a account) become() error {
 		return errors.New("giving up root did not work")
 	}
 	return nil
-}
-
-// dropCapabilities empties the capability sets of all threads, capset(2), and
-// keeps programs from being started with more rights than ours, PR_SET_NO_NEW_PRIVS.
-func dropCapabilities() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	_, _, err := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none[0])), 0)
-	if err == 0 {
-		_, _, err = syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
-	}
-	// Go can't reach all threads of a program that is linked with C, which ours is
-	// not when it is shipped. A root that was given up took its own with it.
-	if err != 0 && err != unix.ENOTSUP {
-		return fmt.Errorf("giving up capabilities: %w", err)
-	}
-	return nil
-}
-
-// CapNetBindService is the number of CAP_NET_BIND_SERVICE, capabilities(7).
-const CapNetBindService = unix.CAP_NET_BIND_SERVICE
-
-// HasCapability reports whether the process has a capability in force.
-func HasCapability(number int) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	return data[number/32].Effective&(1<<(number%32)) != 0
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"time"
 
@@ -160,4 +161,72 @@ func (p *Polled) dump(ctx context.Context) ([]registry.Registration, error) {
 		}
 	}
 	return list, nil
+}
+
+// Either is the Source of whichever port mapper is there: one of ours if its
+// control socket answers, else any other. It looks again once in a while, for
+// the one may take the other's place.
+type Either struct {
+	Control string // path of the control socket
+	Socket  string // path of the unix socket of any port mapper
+	Log     *slog.Logger
+}
+
+const (
+	lookEvery = 2 * time.Second
+	pollEvery = time.Second
+)
+
+// Follow implements Source.
+func (e *Either) Follow(ctx context.Context, guard func([]registry.Registration) bool) error {
+	ours, told := answers(e.Control), false
+	for ctx.Err() == nil {
+		switch {
+		case ours:
+			e.Log.Info("beside rpcward serve: registrations wait for the guard")
+		case answers(e.Socket):
+			e.Log.Info("beside another port mapper: its registrations are asked for every second")
+		case !told:
+			e.Log.Warn("no port mapper answers yet", "control", e.Control, "socket", e.Socket)
+			told = true
+		}
+		ours = e.followOne(ctx, ours, guard)
+	}
+	return ctx.Err()
+}
+
+// followOne follows one kind of port mapper until there is the other, and
+// reports which one it is then.
+func (e *Either) followOne(ctx context.Context, ours bool, guard func([]registry.Registration) bool) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var source Source = &Polled{Socket: e.Socket, Every: pollEvery, Log: e.Log}
+	if ours {
+		source = &Served{Socket: e.Control, Log: e.Log}
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		source.Follow(ctx, guard)
+	}()
+	for ctx.Err() == nil {
+		pause(ctx, lookEvery)
+		if there := answers(e.Control); there != ours && (there || answers(e.Socket)) {
+			ours = there
+			break
+		}
+	}
+	cancel()
+	<-ended
+	return ours
+}
+
+// answers reports whether somebody listens on a unix socket.
+func answers(path string) bool {
+	c, err := net.DialTimeout("unix", path, retryAfter)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
