@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"rpcward/internal/daemon"
 	"rpcward/test/lab"
 )
 
@@ -74,7 +75,8 @@ func TestBackgroundMapFile(t *testing.T) {
 	}
 }
 
-// Sockets that a service manager passes are used without -f too, and no others:
+// Sockets that a service manager passes are used without -f too, and no others
+// but the control socket, where that may be made:
 // units of Type=forking do so. Whoever runs it needs no right to bind then.
 func TestBackgroundPassedSockets(t *testing.T) {
 	t.Parallel()
@@ -82,9 +84,10 @@ func TestBackgroundPassedSockets(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		command []string
+		want    []string
 	}{
-		{"root", nil},
-		{"ordinary user", []string{"setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups"}},
+		{"root", nil, []string{lab.Sock, daemon.ControlPath, "127.0.0.1:111"}},
+		{"ordinary user", []string{"setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups"}, []string{lab.Sock, "127.0.0.1:111"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -98,8 +101,8 @@ func TestBackgroundPassedSockets(t *testing.T) {
 			}
 			daemonPID(t, h, "rpcbind")
 			h.MustRun("rpcinfo", "-T", "tcp", "127.0.0.1", "100000")
-			if got, want := listening(t, h), []string{lab.Sock, "127.0.0.1:111"}; strings.Join(got, " ") != strings.Join(want, " ") {
-				t.Errorf("listens on %q, want %q", got, want)
+			if got := listening(t, h); strings.Join(got, " ") != strings.Join(tt.want, " ") {
+				t.Errorf("listens on %q, want %q", got, tt.want)
 			}
 		})
 	}

@@ -73,6 +73,7 @@ answered. One line in hosts.allow opens a network, for UDP and TCP at once:
 	f.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` where registrations are saved, or none")
 	f.StringVar(&c.ImportDir, "rpcbind-state", c.ImportDir, "`FOLDER` of rpcbind's warm start files, to take over from it and to go back")
 	f.StringVar(&c.LockFile, "lock-file", c.LockFile, "`FILE` that keeps a second port mapper away")
+	f.BoolVar(&c.Reap, "reap", false, "remove registrations whose ports no socket is bound to any more")
 	f.StringVar(&c.ControlSocket, "control-socket", c.ControlSocket, "unix socket `PATH` for rpcward guard and status, empty for none")
 	f.StringVar(&c.User, "user", "", "`NAME` of the user to work as after start (default _rpc, rpc or daemon)")
 	f.BoolVar(&c.Mapper.InsecureLocal, "insecure-local", false, "let unprivileged ports of this host register over IP")

@@ -67,7 +67,8 @@ type Status struct {
 // RegistrationInfo is a registration with what is known about it.
 type RegistrationInfo struct {
 	Registration
-	Guarded bool `json:"guarded"`
+	Guarded bool `json:"guarded"` // its port is closed to those whom the policy refuses
+	Stale   bool `json:"stale"`   // no socket is bound to its port
 }
 
 func toJSON(r *registry.Registration) Registration {

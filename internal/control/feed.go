@@ -24,6 +24,10 @@ const (
 
 // Feed is a registry.Store that tells followers what is saved.
 type Feed struct {
+	// Stale returns a function that tells of registrations whose services are
+	// gone. Set it before Serve; it may be nil.
+	Stale func() func(*registry.Registration) bool
+
 	store registry.Store // may be nil
 	log   *slog.Logger
 	epoch string
@@ -185,6 +189,10 @@ func (f *Feed) update(epoch string, after uint64) Update {
 
 // Status tells who is registered, and whether the guard knows.
 func (f *Feed) Status() Status {
+	stale := func(*registry.Registration) bool { return false }
+	if f.Stale != nil {
+		stale = f.Stale()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := Status{Guard: GuardNone, Registrations: make([]RegistrationInfo, 0, f.snapshot.Len())}
@@ -204,7 +212,7 @@ func (f *Feed) Status() Status {
 	}
 	for r := range f.snapshot.All() {
 		guarded := s.Guard != GuardNone && f.guarded > 0 && !pending[r.Key]
-		s.Registrations = append(s.Registrations, RegistrationInfo{toJSON(r), guarded})
+		s.Registrations = append(s.Registrations, RegistrationInfo{Registration: toJSON(r), Guarded: guarded, Stale: stale(r)})
 	}
 	return s
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -53,6 +54,7 @@ type Config struct {
 	ControlSocket string // for guard and status; empty for none
 	User          string // to work as after start; empty picks one
 
+	Reap           bool // remove registrations whose services are gone
 	Mapper         portmapper.Options
 	LogConnections bool
 	Debug          bool
@@ -190,6 +192,10 @@ func (d *daemon) openControl() {
 		return
 	}
 	l, err := transport.ListenUnix(d.ControlSocket)
+	if errors.Is(err, fs.ErrPermission) {
+		d.log.Debug("no control socket: this user may not make one", "err", err)
+		return
+	}
 	if err != nil {
 		d.log.Warn("no control socket: neither guard nor status can ask", "err", err)
 		return
@@ -273,6 +279,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	var feed *control.Feed
 	if d.control != nil {
 		feed = control.NewFeed(store, d.log)
+		feed.Stale = stale
 		store = feed
 	}
 	d.reg = registry.New(d.socks.Own(), d.saved, store)
@@ -286,6 +293,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer cancel()
 	workers.Go(func() { d.policy.Run(ctx) })
 	workers.Go(func() { d.reloadOnHangup(ctx) })
+	if d.Reap {
+		workers.Go(func() { (&reaper{registry: d.reg, log: d.log}).run(ctx) })
+	}
 	if d.control != nil {
 		workers.Go(func() { control.Serve(ctx, d.control, feed, d.log) })
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"rpcward/internal/daemon"
 	"rpcward/test/lab"
 )
 
@@ -23,7 +24,8 @@ func bound(t *testing.T, h *lab.Host) string {
 	return strings.Join(list, "\n")
 }
 
-// With two sockets from systemd, there are two sockets. rpcbind opens all
+// With two sockets from systemd, there are two sockets, and the control socket.
+// rpcbind opens all
 // others by itself, so it is no control: docs/differences.md,
 // only-passed-sockets.
 func TestOnlyPassedSockets(t *testing.T) {
@@ -35,7 +37,7 @@ func TestOnlyPassedSockets(t *testing.T) {
 	p.WaitServing()
 	n.Server.MustRun("rpcinfo", "-T", "tcp", "127.0.0.1", "100000")
 	n.Server.MustRun("rpcinfo", "-p")
-	if got, want := bound(t, n.Server), "u_str "+lab.Sock+"\ntcp 127.0.0.1:111"; got != want {
+	if got, want := bound(t, n.Server), "u_str "+lab.Sock+"\nu_str "+daemon.ControlPath+"\ntcp 127.0.0.1:111"; got != want {
 		t.Errorf("bound:\n%s\nwant\n%s", got, want)
 	}
 	if out, err := n.Server.Run(t.Context(), "rpcinfo", "-T", "tcp6", "::1", "100000"); err == nil {
@@ -74,7 +76,7 @@ func TestDebianSocketUnit(t *testing.T) {
 		}
 		n.Server.MustRun("rpcinfo")
 		for _, line := range strings.Split(bound(t, n.Server), "\n") {
-			if !strings.HasSuffix(line, ":111") && !strings.HasSuffix(line, lab.Sock) && !strings.HasSuffix(line, notifyPath) {
+			if !strings.HasSuffix(line, ":111") && !strings.HasSuffix(line, lab.Sock) && !strings.HasSuffix(line, daemon.ControlPath) && !strings.HasSuffix(line, notifyPath) {
 				t.Errorf("bound besides: %s", line)
 			}
 		}
