@@ -138,6 +138,7 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 	root.AddCommand(
 		newServeCommand(stdout, stderr),
 		newGuardCommand(stderr),
+		newStatusCommand(),
 		newRPCInfoCommand(stdout, stderr),
 		newPmapCommand(),
 		newCheckCommand(),

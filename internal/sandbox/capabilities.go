@@ -26,10 +26,23 @@ func KeepCapabilities(keep ...int) error {
 	}
 	// Go can't reach all threads of a program that is linked with C, which ours is
 	// not when it is shipped. A root that was given up took its own with it.
-	if err != 0 && err != unix.ENOTSUP {
+	if err == unix.ENOTSUP && !exceeds(&kept) {
+		return nil
+	}
+	if err != 0 {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
 	return nil
+}
+
+// exceeds reports whether this thread has capabilities that are not in kept.
+func exceeds(kept *[2]unix.CapUserData) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var now [2]unix.CapUserData
+	if err := unix.Capget(&header, &now[0]); err != nil {
+		return true
+	}
+	return now[0].Permitted&^kept[0].Permitted != 0 || now[1].Permitted&^kept[1].Permitted != 0
 }
 
 // HasCapability reports whether the process has a capability in force.
