@@ -17,8 +17,8 @@ const (
 	// guardAbsence is how long a guard that has an answer to work on may take to
 	// ask again before it counts as gone.
 	guardAbsence = 2 * time.Second
-	// keptChanges bounds the changes that are kept for followers; one that is
-	// further behind gets everything.
+	// keptChanges is how many changes at least, and half of how many at most, are
+	// kept for followers; one that is further behind gets everything.
 	keptChanges = 4096
 )
 
@@ -81,8 +81,8 @@ func (f *Feed) propose(changes []registry.Change, s *registry.Snapshot) (seq uin
 	} else {
 		f.seq += uint64(len(changes))
 		f.kept = append(f.kept, changes...)
-		if extra := len(f.kept) - keptChanges; extra > 0 {
-			f.kept = append([]registry.Change(nil), f.kept[extra:]...)
+		if len(f.kept) >= 2*keptChanges { // seldom, since it copies
+			f.kept = append(make([]registry.Change, 0, 2*keptChanges), f.kept[len(f.kept)-keptChanges:]...)
 		}
 	}
 	f.broadcast()

@@ -168,14 +168,17 @@ func TestFollowFarBehind(t *testing.T) {
 	r := registry.New(nil, nil, f)
 	f.Save(nil, r.Snapshot())
 	u := f.Follow(t.Context(), "", 0, false)
-	for i := range uint32(keptChanges + 1) {
+	const made = 2*keptChanges + 10
+	for i := range uint32(made) {
 		set(t, r, service(300000+i, 4000))
 	}
-	if all := f.Follow(t.Context(), u.Epoch, u.Seq, false); !all.Full || len(all.Changes[0].Set) != keptChanges+1 {
+	if all := f.Follow(t.Context(), u.Epoch, u.Seq, false); !all.Full || len(all.Changes[0].Set) != made {
 		t.Errorf("full %v with %d registrations", all.Full, len(all.Changes[0].Set))
 	}
-	if some := f.Follow(t.Context(), u.Epoch, u.Seq+1, false); some.Full || len(some.Changes) != keptChanges {
+	if some := f.Follow(t.Context(), u.Epoch, u.Seq+made-keptChanges, false); some.Full || len(some.Changes) != keptChanges {
 		t.Errorf("full %v with %d changes", some.Full, len(some.Changes))
+	} else if last := some.Changes[keptChanges-1].Set; len(last) != 1 || last[0].Program != 300000+made-1 {
+		t.Errorf("the last change is %+v", last)
 	}
 }
 
