@@ -17,8 +17,12 @@ const (
 	maxCall = 9 << 10
 	// replySpace holds the replies of a batch; a batch with longer ones is sent in parts.
 	replySpace = 64 << 10
-	// controlSize holds the packet information of either family, ip(7) and ipv6(7).
-	controlSize = 64
+	// controlSize holds the packet information of both families, ip(7) and ipv6(7),
+	// and what a service manager may have asked for besides, such as timestamps.
+	// The kernel cuts what has no room, and packets without this are strangers'.
+	controlSize = 256
+	// sourceSize holds the packet information of one family.
+	sourceSize = 64
 )
 
 // rawAddr is a struct sockaddr_in or sockaddr_in6, as the kernel writes it.
@@ -39,7 +43,7 @@ type batch struct {
 	outVec   [batchSize]unix.Iovec
 	from     [batchSize]rawAddr
 	controls [batchSize][controlSize]byte // as received
-	sources  [batchSize][controlSize]byte // to send with
+	sources  [batchSize][sourceSize]byte  // to send with
 
 	calls   []byte // batchSize times maxCall
 	replies []byte // room for replySpace

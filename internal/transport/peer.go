@@ -39,7 +39,7 @@ func incomingInterface(fd int, is6 bool) (uint32, error) {
 	if is6 {
 		level, option = unix.IPPROTO_IPV6, ipv6PktOptions2292
 	}
-	var buf [4 * controlSize]byte
+	var buf [controlSize]byte
 	n := uint32(len(buf))
 	wantPacketInfo(fd, is6, false)
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
