@@ -91,3 +91,16 @@ func TestPassedWithTimestamps(t *testing.T) {
 		t.Errorf("a call over the loopback interface counts as %v to %v", o.Channel, o.Local)
 	}
 }
+
+// A filter that a killed process has left on a passed socket is removed: the
+// policy may have changed since.
+func TestPassedWithFilter(t *testing.T) {
+	h := lab.NewHost(t, "server")
+	servePassed(t, h, "udp4", "127.0.0.1:111", func(fd int) error {
+		nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
+	})
+	if err := answered(t, h, "127.0.0.1:111"); err != nil {
+		t.Error(err)
+	}
+}
