@@ -261,17 +261,6 @@ func bindDatagram(n rpcbind.NetID, device string, at netip.AddrPort, join bool) 
 	return fd, nil
 }
 
-// addrPortOf returns what a system call gave, without a scope.
-func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
-}
-
 // sockaddr returns ap as the wrappers of system calls want it. A scope that
 // names no interface makes an address that can't be bound.
 func sockaddr(ap netip.AddrPort) unix.Sockaddr {

@@ -154,6 +154,33 @@ func TestSift(t *testing.T) {
 	}
 }
 
+// Connections that are sifted are seen from the same address as others, with
+// the interface of a link-local one: rules may name it.
+func TestSiftKeepsScope(t *testing.T) {
+	n := lab.NewNet(t)
+	n.Server.MustRun("ip", "addr", "add", "fe80::99/64", "dev", "lan", "nodad")
+	s := serveOn(t, n.Server, "portmap: [fe80::]/64", Config{}, portmapper.Options{})
+	for s.counts.siftTold.Load() == 0 {
+		burst(t, n.Stranger, "[fd98::1]:111")
+		for range 20 {
+			conn, err := n.Inside.Dial("tcp", "[fe80::99%eth0]:111")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = call(conn, getTime)
+			conn.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, o := range s.seen.all() {
+		if o.Source.Addr().IsLinkLocalUnicast() && o.Source.Addr().Zone() == "" {
+			t.Fatalf("a call from %v has no scope", o.Source)
+		}
+	}
+}
+
 // abandon opens connections and resets them before they can be looked at.
 func abandon(h *lab.Host, to string) {
 	h.Do(func() error {

@@ -51,7 +51,7 @@ func (l *streamSocket) siftOne(s *Server, fd int, from unix.Sockaddr) int {
 		unix.Close(fd)
 		return 0
 	}
-	o := l.originIP(fd, addrPortOf(from), addrPortOf(local), s.reserved)
+	o := l.originIP(fd, l.links.addrPort(from), l.links.addrPort(local), s.reserved)
 	if s.mapper.Decide(&o).Verdict != policy.Answer {
 		// Without its part of the end of a connection we need not remember it.
 		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

@@ -26,6 +26,8 @@ type streamSocket struct {
 	device   string         // interface that it is bound to, if any
 	dual     bool           // an IPv6 socket that gets IPv4 too
 	path     string         // of a unix socket
+
+	links links // accept's alone
 }
 
 func (l *streamSocket) control(f func(fd int)) {
