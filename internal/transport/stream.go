@@ -130,7 +130,7 @@ func (l *streamSocket) origin(conn net.Conn, reserved uint16) (policy.Origin, er
 // originIP is where a TCP connection comes from.
 func (l *streamSocket) originIP(fd int, source, local netip.AddrPort, reserved uint16) policy.Origin {
 	o := policy.Origin{Channel: policy.Network, NetID: l.netid, Source: source, Local: local}
-	if source.Addr() == local.Addr() {
+	if source.Addr().IsValid() && source.Addr() == local.Addr() {
 		// The handshake has proved the source, so that this host speaks to itself.
 		// For IPv6 the kernel names the interface that has the address instead.
 		o.Channel = policy.Loopback

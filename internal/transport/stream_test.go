@@ -514,3 +514,12 @@ func BenchmarkDump(b *testing.B) {
 		})
 	}
 }
+
+// What the kernel does not tell is no reason to take a connection for this
+// host's own.
+func TestUnknownSourceIsNotLocal(t *testing.T) {
+	var l streamSocket
+	if o := l.originIP(-1, netip.AddrPort{}, netip.AddrPort{}, 1024); o.Channel != policy.Network || o.Privileged {
+		t.Errorf("a connection from nowhere is %v, privileged %v", o.Channel, o.Privileged)
+	}
+}
