@@ -122,6 +122,8 @@ func (s *Server) workers(socks *Sockets) (list []*datagramWorker) {
 // stop ends the taking of new calls. Connections that wait for one end now,
 // those in a call when it is answered.
 func (s *Server) stop(socks *Sockets, workers []*datagramWorker) {
+	// First, as closing a listener waits for what sifts its connections.
+	s.stopping.Store(true)
 	for _, l := range socks.streams {
 		l.listener.Close()
 	}
@@ -130,7 +132,6 @@ func (s *Server) stop(socks *Sockets, workers []*datagramWorker) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopping.Store(true)
 	for c := range s.streams {
 		if !c.busy.Load() {
 			c.conn.SetReadDeadline(time.Now())
