@@ -112,8 +112,9 @@ func (d *Dir) replaceBy(c *compaction) error {
 	if d.journal != nil {
 		d.journal.file.Close()
 	}
-	d.journal, d.compaction = &c.journal, nil
-	d.growTo = 2*c.size + d.small
+	j := c.journal // a copy, as c has a snapshot that nobody else may need
+	d.journal, d.compaction = &j, nil
+	d.growTo = 2*j.size + d.small
 	return nil
 }
 

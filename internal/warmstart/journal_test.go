@@ -8,9 +8,11 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -353,6 +355,29 @@ func TestJournalFollowsRegistry(t *testing.T) {
 			},
 		})
 	})
+}
+
+// What was registered when the file was written is not kept in memory for as
+// long as it is appended to.
+func TestSnapshotIsLetGo(t *testing.T) {
+	d, err := Open(t.TempDir(), Options{UID: os.Geteuid(), GID: os.Getegid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := registry.New(own, ports(1, 2, 3), nil).Snapshot()
+	kept := weak.Make(s)
+	if err := d.Save(nil, s); err != nil {
+		t.Fatal(err)
+	}
+	s = nil
+	runtime.GC()
+	if kept.Value() != nil {
+		t.Error("the snapshot is still there")
+	}
+	if d.journal == nil {
+		t.Error("there is no file to append to")
+	}
 }
 
 // A batch that did not fit leaves nothing behind, and what fits goes on.
