@@ -84,6 +84,11 @@ func (d *datagramSocket) control(f func(fd int)) { f(d.fd) }
 
 func (d *datagramSocket) close() { unix.Close(d.fd) }
 
+// detachFilter lets all packets through again, if a filter was attached.
+func (d *datagramSocket) detachFilter() {
+	unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+}
+
 // packetInfo is what the kernel tells of where a datagram came to.
 type packetInfo struct {
 	local   netip.Addr // the address to answer from, for a broadcast the interface's own

@@ -84,9 +84,9 @@ func (s *Sockets) adoptIP(f *os.File, kind int, at netip.AddrPort, dual bool) er
 		if err != nil {
 			return err
 		}
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) // of a shield whose process was killed
-		s.datagrams = append(s.datagrams, &datagramSocket{
-			fd: fd, netid: pick(is6, rpcbind.UDP, rpcbind.UDP6), listed: at, dual: dual})
+		d := &datagramSocket{fd: fd, netid: pick(is6, rpcbind.UDP, rpcbind.UDP6), listed: at, dual: dual}
+		d.detachFilter() // that of a shield whose process was killed
+		s.datagrams = append(s.datagrams, d)
 		return nil
 	case unix.SOCK_STREAM:
 		l, err := net.FileListener(f)

@@ -143,7 +143,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // attach makes the kernel drop what p refuses. The filter of before stays in
-// force until the new one is.
+// force until the new one is, if there is room for both.
 func (s *shield) attach(p *policy.Policy) bool {
 	v4, v6, ok := p.Sources()
 	if !ok {
@@ -164,7 +164,14 @@ func (s *shield) attach(p *policy.Policy) bool {
 func (s *shield) load(program []bpf.RawInstruction) error {
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(program)))}
 	for _, d := range s.sockets {
-		if err := unix.SetsockoptSockFprog(d.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+		err := unix.SetsockoptSockFprog(d.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog)
+		if err == unix.ENOMEM {
+			// A socket has room for one of the longest, not for two, where optmem_max is
+			// 20 KiB, as by default in older kernels.
+			d.detachFilter()
+			err = unix.SetsockoptSockFprog(d.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -175,7 +182,7 @@ func (s *shield) load(program []bpf.RawInstruction) error {
 // longer than we do.
 func (s *shield) lower() {
 	for _, d := range s.sockets {
-		unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		d.detachFilter()
 	}
 	select {
 	case <-s.alarm: // it rang while the shield was up

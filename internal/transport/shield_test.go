@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -101,6 +101,29 @@ func TestShield(t *testing.T) {
 				return nil
 			})
 		})
+	}
+}
+
+// A changed policy takes the place of the one before where the kernel has room
+// for one filter of that length only.
+func TestShieldWithoutRoomForTwo(t *testing.T) {
+	h := lab.NewHost(t, "server")
+	const room = "/proc/sys/net/core/optmem_max"
+	lab.NeedFeature(t, "optmem_max of a network namespace", func() error {
+		_, err := h.Run(t.Context(), "sh", "-c", "echo 20480 >"+room)
+		return err
+	})
+	var allow strings.Builder
+	for i := range 250 {
+		fmt.Fprintf(&allow, "portmap: 10.%d.%d.0/24 [2001:db8:%x::]/48\n", i, i*7%256, 2*i+1)
+	}
+	s := prepareOn(t, h, allow.String(), Config{}, portmapper.Options{})
+	defer s.socks.Close()
+	sh := newShield(s.Server, s.socks)
+	for range 3 {
+		if !sh.attach(s.policy.Load()) {
+			t.Fatal("the filter could not be attached")
+		}
 	}
 }
 
