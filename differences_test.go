@@ -20,6 +20,7 @@ var offTheWire = map[string]string{
 	"only-passed-sockets":    "it is about which sockets are open",
 	"log-rate":               "it is about the log",
 	"rates":                  "it is about many calls; internal/policy and internal/daemon test it",
+	"floods":                 "it is about many calls; internal/transport tests it",
 	"portmap-options":        "it is about the command line",
 }
 
