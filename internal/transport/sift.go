@@ -71,6 +71,9 @@ const siftReport = 10 * time.Second
 
 // sifted tells how many connections were reset.
 func (s *Server) sifted(n int) {
+	if n == 0 {
+		return
+	}
 	s.counts.sifted.Add(uint64(n))
 	now := clock()
 	last := s.counts.siftTold.Load()
