@@ -119,10 +119,11 @@ func (b *batch) control(i int) []byte {
 }
 
 // reply queues an answer to datagram i, which was appended to b.replies, to
-// leave from the address local. There is room: see full.
-func (b *batch) reply(i int, data []byte, local netip.Addr, is6 bool) {
+// leave from the address local, which is on the given interface. There is room:
+// see full.
+func (b *batch) reply(i int, data []byte, local netip.Addr, ifindex uint32, is6 bool) {
 	b.replies = b.replies[:len(b.replies)+len(data)]
-	source := sourceControl(b.sources[b.queued][:0], local, is6)
+	source := sourceControl(b.sources[b.queued][:0], local, ifindex, is6)
 	b.outVec[b.queued].Base = unsafe.SliceData(data)
 	b.outVec[b.queued].SetLen(len(data))
 	h := &b.sent[b.queued].hdr

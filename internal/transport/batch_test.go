@@ -42,7 +42,7 @@ func echo(t testing.TB, b *batch, d *datagramSocket) int {
 	for i := range n {
 		msg, ok := b.call(i)
 		if ok {
-			b.reply(i, append(b.replies[len(b.replies):], msg...), readPacketInfo(b.control(i)).local, false)
+			b.reply(i, append(b.replies[len(b.replies):], msg...), readPacketInfo(b.control(i)).local, 0, false)
 		}
 		if b.full() {
 			b.send(d.fd)
@@ -145,7 +145,7 @@ func TestBatchSendsPastErrors(t *testing.T) {
 					if msg[0] == 1 {
 						local = netip.MustParseAddr("192.0.2.1") // not ours to send from
 					}
-					b.reply(i, append(b.replies[len(b.replies):], msg...), local, false)
+					b.reply(i, append(b.replies[len(b.replies):], msg...), local, 0, false)
 					b.renew(i)
 				}
 				queued += n

@@ -23,6 +23,7 @@ type datagramSocket struct {
 
 	// The rest is its worker's alone.
 	links    links
+	ifindex  uint32 // that the datagram stamped last came in on
 	received uint64 // datagrams
 	refused  floodMeter
 }
@@ -53,6 +54,7 @@ func (d *datagramSocket) stamp(o *policy.Origin, b *batch, i int, reserved uint1
 		source = source.WithZone(d.links.name(scope))
 	}
 	local := info.local
+	d.ifindex = info.ifindex
 	if local.IsMulticast() {
 		local = d.links.unicast(info.ifindex)
 	}
@@ -75,9 +77,9 @@ func (d *datagramSocket) stamp(o *policy.Origin, b *batch, i int, reserved uint1
 	return true
 }
 
-// send sends one reply from the address local.
-func (d *datagramSocket) send(reply []byte, to unix.Sockaddr, local netip.Addr) error {
-	return unix.Sendmsg(d.fd, reply, sourceControl(nil, local, d.netid.Is6()), to, unix.MSG_DONTWAIT)
+// send sends one reply from the address local, which is on the given interface.
+func (d *datagramSocket) send(reply []byte, to unix.Sockaddr, local netip.Addr, ifindex uint32) error {
+	return unix.Sendmsg(d.fd, reply, sourceControl(nil, local, ifindex, d.netid.Is6()), to, unix.MSG_DONTWAIT)
 }
 
 func (d *datagramSocket) control(f func(fd int)) { f(d.fd) }
@@ -127,8 +129,9 @@ func readPacketInfo(control []byte) (info packetInfo) {
 }
 
 // sourceControl appends the control message that makes an answer leave from
-// local, the address that was asked. Multicast addresses are no source.
-func sourceControl(b []byte, local netip.Addr, is6 bool) []byte {
+// local, the address that was asked. Multicast addresses are no source. The
+// kernel takes a link-local one together with its interface only.
+func sourceControl(b []byte, local netip.Addr, ifindex uint32, is6 bool) []byte {
 	if !local.IsValid() || local.IsMulticast() || local.IsUnspecified() {
 		return nil
 	}
@@ -136,6 +139,9 @@ func sourceControl(b []byte, local netip.Addr, is6 bool) []byte {
 		b, data := appendCmsg(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 		a := local.As16()
 		copy(data, a[:]) // in6_pktinfo: address, interface
+		if local.Is6() && local.IsLinkLocalUnicast() {
+			binary.NativeEndian.PutUint32(data[len(a):], ifindex)
+		}
 		return b
 	}
 	b, data := appendCmsg(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)

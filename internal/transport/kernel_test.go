@@ -192,6 +192,31 @@ func TestAnswersLeaveFromAddressAsked(t *testing.T) {
 	}
 }
 
+// A link-local address that is asked from another kind of address: the client's
+// does not tell the interface to answer on.
+func TestAnswerLeavesFromLinkLocal(t *testing.T) {
+	n := lab.NewNet(t)
+	n.Server.MustRun("ip", "addr", "add", "fe80::99/64", "dev", "lan", "nodad")
+	serveOn(t, n.Server, "portmap: ALL", Config{}, portmapper.Options{})
+	for _, tt := range []struct {
+		from      *lab.Host
+		local, to string
+	}{
+		{n.Inside, "[fd99::2]:0", "[fe80::99%eth0]:111"},
+		{n.Server, "[fd99::1]:0", "[fe80::99%lan]:111"},
+		{n.Server, "[::]:0", "[fe80::99%lan]:111"},
+	} {
+		conn, err := tt.from.DialFrom("udp", netip.MustParseAddrPort(tt.local), tt.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := call(conn, getTime); err != nil {
+			t.Errorf("%s from %s to %s: %v", tt.from.Name, tt.local, tt.to, err)
+		}
+	}
+}
+
 // A broadcast is answered from the interface's own address, port 111, and once,
 // though the kernel gives it to each worker.
 func TestBroadcastIsAnsweredFromOwnAddress(t *testing.T) {

@@ -178,9 +178,9 @@ func (s *Server) untrack(c *stream) {
 // forward passes on a call for another program, whose answer leaves from d,
 // the socket that the call came to.
 func (s *Server) forward(f *portmapper.Forwarding, d *datagramSocket, to unix.Sockaddr) {
-	local := f.Origin.Local.Addr()
+	local, ifindex := f.Origin.Local.Addr(), d.ifindex
 	s.forwarder.submit(f, func(reply []byte) {
-		if d.send(reply, to, local) != nil {
+		if d.send(reply, to, local, ifindex) != nil {
 			s.counts.writeErrors.Add(1)
 		}
 	})

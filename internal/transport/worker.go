@@ -144,7 +144,7 @@ func (w *datagramWorker) answer(d *datagramSocket, i int, now int64) {
 	reply, outcome := w.mapper.Answer(b.replies[len(b.replies):], msg, &w.origin)
 	switch outcome {
 	case portmapper.Reply:
-		b.reply(i, reply, w.origin.Local.Addr(), d.netid.Is6())
+		b.reply(i, reply, w.origin.Local.Addr(), d.ifindex, d.netid.Is6())
 	case portmapper.Refused:
 		if d.refused.add(now, floodDatagrams) {
 			w.server.shield.raise()
