@@ -108,7 +108,8 @@ func (s *shield) guard(ctx context.Context) {
 	for calm := time.Duration(0); calm < s.hold && sleep(ctx, shieldTick); calm += shieldTick {
 		if next := s.policy(); next != p {
 			if p = next; !s.attach(p) {
-				break
+				s.report()
+				return // it has told why
 			}
 		}
 		n := s.report()
