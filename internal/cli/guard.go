@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -180,6 +179,3 @@ func limitRights(backend string) error {
 	}
 	return sandbox.KeepCapabilities(unix.CAP_NET_ADMIN, unix.CAP_NET_RAW)
 }
-
-// sourceWait is how long commands wait for the port mapper.
-const sourceWait = 5 * time.Second

@@ -265,7 +265,7 @@ func refusals(t testing.TB, rates policy.Rates, deny string) *portmapper.Worker 
 	q := newLogQueue(new(lines))
 	t.Cleanup(q.close)
 	a := newAccessLog(q, false, rates)
-	m := portmapper.New(registry.New(nil, nil, nil), func() *policy.Policy { return p }, host{}, a, portmapper.Options{Rates: rates})
+	m := portmapper.New(registry.New(nil, nil, nil), func() *policy.Policy { return p }, new(host), a, portmapper.Options{Rates: rates})
 	return m.NewWorker()
 }
 

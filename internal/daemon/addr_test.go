@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 
@@ -33,7 +34,7 @@ func TestHasAddr(t *testing.T) {
 	} {
 		var got bool
 		if err := n.Server.Do(func() error {
-			got = host{}.HasAddr(netip.MustParseAddr(tt.addr))
+			got = new(host).HasAddr(netip.MustParseAddr(tt.addr))
 			return nil
 		}); err != nil {
 			t.Fatal(err)
@@ -41,5 +42,26 @@ func TestHasAddr(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("HasAddr(%s) = %v, want %v", tt.addr, got, tt.want)
 		}
+	}
+}
+
+// What look-ups are told is what SET is told, for nothing.
+func TestKnows(t *testing.T) {
+	h := new(host)
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if addr, ok := plain(a); !ok || !h.Knows(addr) || !h.HasAddr(addr) {
+			t.Errorf("%v is not known", a)
+		}
+	}
+	stranger := netip.MustParseAddr("192.0.2.77")
+	if h.Knows(stranger) {
+		t.Errorf("%v is known", stranger)
+	}
+	if allocs := testing.AllocsPerRun(100, func() { h.Knows(stranger) }); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
 	}
 }

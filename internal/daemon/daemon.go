@@ -307,7 +307,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	// The workers for datagrams seldom leave their processors: as many more for
 	// all else, so that the kernel divides the time between the two.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + transport.Workers())
-	mapper := portmapper.New(d.reg, d.policy.Current, host{}, d.access, d.Mapper)
+	mapper := portmapper.New(d.reg, d.policy.Current, new(host), d.access, d.Mapper)
 	d.announce()
 	server := transport.NewServer(mapper, d.log)
 	server.Dropped = d.access.DroppedInKernel

@@ -107,7 +107,7 @@ func (w *Worker) hinted(hint, answer []byte) (netip.Addr, bool) {
 	if addr.Unmap().IsLoopback() && !w.thisHost() {
 		return netip.Addr{}, false
 	}
-	return addr.WithZone(""), w.m.host.HasAddr(addr)
+	return addr.WithZone(""), w.m.host.Knows(addr)
 }
 
 // sameHost reports whether two universal addresses differ in their ports only.

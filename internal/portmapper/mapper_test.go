@@ -26,7 +26,9 @@ type machine struct {
 }
 
 func (m *machine) HasAddr(a netip.Addr) bool { return slices.Contains(m.addrs, a.WithZone("").Unmap()) }
-func (m *machine) Now() int64                { return m.now }
+
+func (m *machine) Knows(a netip.Addr) bool { return m.HasAddr(a) }
+func (m *machine) Now() int64              { return m.now }
 func (m *machine) Bound(_ rpcbind.NetID, ap netip.AddrPort) bool {
 	return slices.Contains(m.bound, ap.Port())
 }

@@ -26,6 +26,9 @@ import (
 type Host interface {
 	// HasAddr reports whether addr is a unicast address of this host.
 	HasAddr(addr netip.Addr) bool
+	// Knows is HasAddr for look-ups: its answer may be a second old, and costs
+	// nothing for each.
+	Knows(addr netip.Addr) bool
 	// Bound reports whether a socket of transport n is bound to ap's port, on
 	// ap's address or on all.
 	Bound(n rpcbind.NetID, ap netip.AddrPort) bool
