@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // linkAge is how long what the kernel says of an interface is believed. Anybody
@@ -41,22 +39,6 @@ func (l *links) name(ifindex uint32) string {
 		l.names[ifindex] = name
 	}
 	return name
-}
-
-// addrPort returns what a system call gave, with the scope of a link-local
-// address by its name, as net gives it.
-func (l *links) addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr).Unmap()
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(l.name(sa.ZoneId))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // unicast returns this host's address on an interface, for calls that came to a

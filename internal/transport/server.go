@@ -40,8 +40,6 @@ type Server struct {
 // counts are what the server met that has no answer.
 type counts struct {
 	readErrors, writeErrors, capped atomic.Uint64
-	sifted                          atomic.Uint64 // connections reset in a flood, not told of yet
-	siftTold                        atomic.Int64  // when the log was told, in the time of clock
 }
 
 // NewServer returns a server for m.
@@ -122,8 +120,6 @@ func (s *Server) workers(socks *Sockets) (list []*datagramWorker) {
 // stop ends the taking of new calls. Connections that wait for one end now,
 // those in a call when it is answered.
 func (s *Server) stop(socks *Sockets, workers []*datagramWorker) {
-	// First, as closing a listener waits for what sifts its connections.
-	s.stopping.Store(true)
 	for _, l := range socks.streams {
 		l.listener.Close()
 	}
@@ -132,6 +128,7 @@ func (s *Server) stop(socks *Sockets, workers []*datagramWorker) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopping.Store(true)
 	for c := range s.streams {
 		if !c.busy.Load() {
 			c.conn.SetReadDeadline(time.Now())

@@ -32,11 +32,9 @@ type shield struct {
 }
 
 const (
-	// A flood is more than this many refusals in a stretch of time: of datagrams
-	// 20,000 a second, of connections, which cost far more, 1,000.
+	// A flood is more than this many refusals in a stretch of time: 20,000 a second.
 	floodStretch   = 50 * time.Millisecond
 	floodDatagrams = 1000
-	floodStreams   = 50
 
 	// Over is less than this, for as long as shieldHold.
 	calmRate   = 1000 // drops a second

@@ -3,13 +3,10 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"rpcward/internal/portmapper"
 	"rpcward/oncrpc"
@@ -125,122 +122,6 @@ func TestShieldWithoutRoomForTwo(t *testing.T) {
 			t.Fatal("the filter could not be attached")
 		}
 	}
-}
-
-// In a flood of connections those that the policy refuses are reset, and others
-// served.
-func TestSift(t *testing.T) {
-	for _, tt := range []struct{ name, to, inside, own string }{
-		{"IPv4", "10.98.0.1:111", "10.99.0.1:111", "10.98.0.1:111"},
-		{"IPv6", "[fd98::1]:111", "[fd99::1]:111", "[fd98::1]:111"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			n := lab.NewNet(t)
-			s := serveOn(t, n.Server, "portmap: 10.99.0.0/24 [fd99::]/64", Config{}, portmapper.Options{})
-			deadline := time.Now().Add(patience)
-			for reset := 0; reset < 100; {
-				if time.Now().After(deadline) {
-					t.Fatalf("%d connections were reset", reset)
-				}
-				reset += burst(t, n.Stranger, tt.to)
-				abandon(n.Inside, tt.inside)
-			}
-			for _, from := range []struct {
-				h  *lab.Host
-				to string
-			}{{n.Inside, tt.inside}, {n.Server, tt.own}, {n.Server, "127.0.0.1:111"}} {
-				conn, err := from.h.Dial("tcp", from.to)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				if _, err := call(conn, getTime); err != nil {
-					t.Errorf("%s to %s: %v", from.h.Name, from.to, err)
-				}
-			}
-			lab.Eventually(t, "an answer to a stranger after the flood", func() error {
-				conn, err := n.Stranger.Dial("tcp", tt.to)
-				if err != nil {
-					return err
-				}
-				defer conn.Close()
-				reply, err := call(conn, getTime)
-				if err == nil && reply.Auth != oncrpc.AuthTooWeak {
-					t.Errorf("a stranger gets %+v", reply)
-				}
-				return err
-			})
-			if s.counts.siftTold.Load() == 0 {
-				t.Error("the log was not told")
-			}
-		})
-	}
-}
-
-// Connections that are sifted are seen from the same address as others, with
-// the interface of a link-local one: rules may name it.
-func TestSiftKeepsScope(t *testing.T) {
-	n := lab.NewNet(t)
-	n.Server.MustRun("ip", "addr", "add", "fe80::99/64", "dev", "lan", "nodad")
-	s := serveOn(t, n.Server, "portmap: [fe80::]/64", Config{}, portmapper.Options{})
-	for s.counts.siftTold.Load() == 0 {
-		burst(t, n.Stranger, "[fd98::1]:111")
-		for range 20 {
-			conn, err := n.Inside.Dial("tcp", "[fe80::99%eth0]:111")
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = call(conn, getTime)
-			conn.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for _, o := range s.seen.all() {
-		if o.Source.Addr().IsLinkLocalUnicast() && o.Source.Addr().Zone() == "" {
-			t.Fatalf("a call from %v has no scope", o.Source)
-		}
-	}
-}
-
-// abandon opens connections and resets them before they can be looked at.
-func abandon(h *lab.Host, to string) {
-	h.Do(func() error {
-		for range 50 {
-			if conn, err := net.Dial("tcp", to); err == nil {
-				conn.(*net.TCPConn).SetLinger(0)
-				conn.Close()
-			}
-		}
-		return nil
-	})
-}
-
-// burst opens 200 connections at once, and returns how many of them were reset.
-func burst(t *testing.T, h *lab.Host, to string) (reset int) {
-	t.Helper()
-	var open []net.Conn
-	begin := time.Now()
-	h.Do(func() error {
-		for range 200 {
-			if conn, err := net.Dial("tcp", to); err == nil {
-				open = append(open, conn)
-			} else {
-				reset++ // before it could be used
-			}
-		}
-		return nil
-	})
-	t.Logf("200 connections in %v, %d failed", time.Since(begin), reset)
-	for _, conn := range open {
-		conn.SetReadDeadline(time.Now().Add(time.Millisecond))
-		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, unix.ECONNRESET) {
-			reset++
-		}
-		conn.Close()
-	}
-	return reset
 }
 
 // Rules that no set of prefixes can hold leave the decision to the policy.

@@ -26,8 +26,6 @@ type streamSocket struct {
 	device   string         // interface that it is bound to, if any
 	dual     bool           // an IPv6 socket that gets IPv4 too
 	path     string         // of a unix socket
-
-	links links // accept's alone
 }
 
 func (l *streamSocket) control(f func(fd int)) {
@@ -55,7 +53,6 @@ const (
 // accept hands connections to goroutines of their own until the listener is closed.
 func (l *streamSocket) accept(s *Server) {
 	pause := time.Duration(0)
-	var meter floodMeter
 	for {
 		conn, err := l.listener.Accept()
 		switch {
@@ -66,9 +63,7 @@ func (l *streamSocket) accept(s *Server) {
 				conn.Close()
 				continue
 			}
-			if refused := s.admit(conn, o); refused && meter.add(clock(), floodStreams) {
-				l.sift(s)
-			}
+			s.admit(conn, o)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, unix.ECONNABORTED):
@@ -82,21 +77,20 @@ func (l *streamSocket) accept(s *Server) {
 	}
 }
 
-// admit starts to serve conn if its source has not too many already. It reports
-// whether the policy refuses the source.
-func (s *Server) admit(conn net.Conn, o policy.Origin) (refused bool) {
+// admit starts to serve conn if its source has not too many already.
+func (s *Server) admit(conn net.Conn, o policy.Origin) {
 	c := &stream{server: s, conn: conn, worker: s.mapper.NewWorker(), origin: o}
 	c.worker.Pause = hold
 	c.refused = s.mapper.Decide(&c.origin).Verdict != policy.Answer
 	if !s.caps.enter(&c.origin, c.refused) {
 		s.counts.capped.Add(1)
 		conn.Close()
-		return c.refused
+		return
 	}
 	if !s.track(c) {
 		s.caps.leave(&c.origin, c.refused)
 		conn.Close()
-		return c.refused
+		return
 	}
 	go func() {
 		defer s.untrack(c)
@@ -104,7 +98,6 @@ func (s *Server) admit(conn net.Conn, o policy.Origin) (refused bool) {
 		defer conn.Close()
 		c.serve()
 	}()
-	return c.refused
 }
 
 func (l *streamSocket) origin(conn net.Conn, reserved uint16) (policy.Origin, error) {

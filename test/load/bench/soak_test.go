@@ -262,7 +262,6 @@ var expected = regexp.MustCompile(`^rpcward: (warning: )?(` + strings.Join([]str
 	`[\d,]+ more suppressed: requests from unauthorized hosts`,
 	`[\d,]+ (more )?(request from an unauthorized host|requests from unauthorized hosts|answers? held back by the rate limit) in .* in the last \d+ s.*`,
 	`(many|fewer) calls are refused.*`, // the kernel drops them
-	`many connections of refused hosts: they are reset.*`,
 	`[\d,]+ packets of refused networks dropped in the kernel.*`,
 }, "|") + `)$`)
 
