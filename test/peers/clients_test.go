@@ -1,7 +1,6 @@
 package peers
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -23,26 +22,12 @@ func compile(t *testing.T, name, library string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(publicDir(t), name)
+	program := filepath.Join(lab.PublicDir(t), name)
 	args := append([]string{"-Wall", "-o", program, "testdata/" + name + ".c"}, strings.Fields(string(flags))...)
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	return program
-}
-
-// publicDir returns a temporary folder on the disk that every user can enter.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "rpcward-peers")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // ordinary is the uid of an ordinary user.
@@ -112,7 +97,7 @@ func TestLibtirpcRmtcall(t *testing.T) {
 		n, _ := serve(t, pm, "-r")
 		program := compile(t, "pmap", "libtirpc")
 		n.Server.Start("rpc.rusersd")
-		waitRegistered(t, n.Server, "100002", "2", "udp")
+		lab.WaitRegistered(t, n.Server, "100002", "2", "udp")
 		port := strings.TrimSpace(n.Inside.MustRun(program, "getport", "10.99.0.1", "100002", "2", "17"))
 		play(t, n.Inside, program, []step{
 			{0, "rmtcall 10.99.0.1 100002 2 0", "port " + port},
@@ -222,7 +207,7 @@ func TestLoopbackRegistration(t *testing.T) {
 			{0, "3 200401 1 udp 0.0.0.0.28.33", "1"},
 			{0, "3 200402 1 tcp6 ::.28.34", "1"},
 		})
-		list := registrations(t, n.Server)
+		list := lab.Registrations(t, n.Server)
 		for _, want := range []string{
 			"200300 1 udp - superuser",
 			"200302 1 tcp - superuser",
@@ -256,7 +241,7 @@ func TestRegistrationWithoutSocket(t *testing.T) {
 				t.Errorf("rpcb %s: %q, want %q", s.args, out, s.want)
 			}
 		}
-		list := strings.Join(registrations(t, n.Server), "\n")
+		list := strings.Join(lab.Registrations(t, n.Server), "\n")
 		if want := "200210 1 tcp6 - superuser"; !strings.Contains(list, want) {
 			t.Errorf("no %q in\n%s", want, list)
 		}

@@ -31,18 +31,18 @@ type registrar struct {
 
 // work changes the registry until the port mapper is gone.
 func (r *registrar) work(h *lab.Host) error {
-	conn, err := dialAs(h, 0)
+	conn, err := lab.DialAs(h, 0)
 	if err != nil {
 		return nil // killed already
 	}
 	defer conn.Close()
 	for {
 		program := r.first + r.rng.Uint32N(keys)
-		proc := uint32(procSet)
+		proc := uint32(lab.ProcSet)
 		if r.set[program] {
-			proc = procUnset
+			proc = lab.ProcUnset
 		}
-		done, err := change(conn, proc, registration(program))
+		done, err := lab.Change(conn, proc, registration(program))
 		if err != nil {
 			r.doubtful = program
 			return nil
@@ -50,7 +50,7 @@ func (r *registrar) work(h *lab.Host) error {
 		if !done {
 			return fmt.Errorf("procedure %d of %d was answered FALSE", proc, program)
 		}
-		r.set[program] = proc == procSet
+		r.set[program] = proc == lab.ProcSet
 		r.acknowledged++
 	}
 }
@@ -141,7 +141,7 @@ func crash(t *testing.T, p *lab.Process, clients []*registrar, after time.Durati
 func compare(t *testing.T, h *lab.Host, clients []*registrar) {
 	t.Helper()
 	count := make(map[uint32]int)
-	for _, m := range dump(t, h) {
+	for _, m := range lab.Dump(t, h) {
 		count[m.Program]++
 	}
 	for _, c := range clients {

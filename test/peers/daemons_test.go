@@ -24,9 +24,9 @@ func TestSmallDaemons(t *testing.T) {
 			{"100001", "1,2,3,5", "udp"},
 			{"100008", "1", "udp"},
 			{"100026", "1", "udp"},
-			{"100011", "1,2", allIP},
+			{"100011", "1,2", lab.AllIP},
 		} {
-			waitRegistered(t, n.Server, service.program, service.versions, service.netids)
+			lab.WaitRegistered(t, n.Server, service.program, service.versions, service.netids)
 		}
 		if out := n.Inside.MustRun("rup", lab.ServerIP.String()); !strings.Contains(out, "up") {
 			t.Errorf("rup: %q", out)
@@ -65,7 +65,7 @@ func TestXinetd(t *testing.T) {
 		n, _ := serve(t, pm)
 		n.Server.WriteFile("/etc/xinetd.conf", famService)
 		n.Server.Start("xinetd", "-dontfork", "-f", "/etc/xinetd.conf")
-		waitRegistered(t, n.Server, "391002", "1,2", "tcp")
+		lab.WaitRegistered(t, n.Server, "391002", "1,2", "tcp")
 
 		out := n.Server.MustRun("rpcinfo", "-p", "127.0.0.1")
 		if !strings.Contains(out, "391002    1   tcp") || !strings.Contains(out, "391002    2   tcp") {

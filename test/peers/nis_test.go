@@ -27,7 +27,7 @@ func startNIS(t *testing.T, h *lab.Host) {
 	h.WriteFile("/etc/ypserv.conf", "files: 30\n* : * : * : none\n")
 	h.WriteFile("/var/yp/securenets", "0.0.0.0 0.0.0.0\n::/0\n")
 	h.Start("ypserv", "-f")
-	waitRegistered(t, h, "100004", "1,2", "udp,tcp")
+	lab.WaitRegistered(t, h, "100004", "1,2", "udp,tcp")
 }
 
 // bind starts ypbind on a client, which has a port mapper for ypbind to
@@ -39,7 +39,7 @@ func bind(t *testing.T, pm lab.PortMapper, client *lab.Host, server, conf string
 	client.WriteFile("/etc/yp.conf", conf)
 	lab.StartPortMapper(t, client, pm)
 	client.Start("ypbind", append([]string{"-n", "-debug"}, options...)...)
-	waitRegistered(t, client, "100007", "1,2", "udp,tcp")
+	lab.WaitRegistered(t, client, "100007", "1,2", "udp,tcp")
 	var out string
 	lab.Eventually(t, "ypcat", func() (err error) {
 		out, err = client.Run(t.Context(), "ypcat", passwdMap)

@@ -26,9 +26,9 @@ func newSite(t *testing.T, pm lab.PortMapper) site {
 	t.Helper()
 	n, p := serve(t, pm)
 	n.Server.Start("rpc.rquotad", "-F", "-p", "875")
-	waitRegistered(t, n.Server, "100011", "1,2", allIP)
+	lab.WaitRegistered(t, n.Server, "100011", "1,2", lab.AllIP)
 	n.Server.Start("rpc.statd", "--no-notify", "-F", "-p", "662")
-	waitRegistered(t, n.Server, "100024", "1", allIP)
+	lab.WaitRegistered(t, n.Server, "100024", "1", lab.AllIP)
 	// How often we asked is in the statistics. A new start begins them again.
 	if err := p.Stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

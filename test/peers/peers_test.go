@@ -1,11 +1,9 @@
 package peers
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -43,43 +41,6 @@ func serve(t *testing.T, pm lab.PortMapper, options ...string) (*lab.Net, *lab.P
 	n := lab.NewNet(t)
 	pm.OpenTo(n.Server, lan...)
 	return n, lab.StartPortMapper(t, n.Server, pm, options...)
-}
-
-// registrations returns the lines of rpcinfo's short listing on h, with single
-// spaces: "100003 4,3 tcp6,udp6,tcp,udp nfs superuser".
-func registrations(t testing.TB, h *lab.Host) []string {
-	t.Helper()
-	var lines []string
-	for line := range strings.Lines(h.MustRun("rpcinfo", "-s")) {
-		lines = append(lines, strings.Join(strings.Fields(line), " "))
-	}
-	return lines
-}
-
-// waitRegistered waits until rpcinfo on h lists the program with all versions
-// and on all netids.
-func waitRegistered(t testing.TB, h *lab.Host, program, versions, netids string) {
-	t.Helper()
-	lab.Eventually(t, "registration of "+program, func() error {
-		list := registrations(t, h)
-		for _, line := range list {
-			f := strings.Fields(line)
-			if len(f) >= 3 && f[0] == program && hasAll(f[1], versions) && hasAll(f[2], netids) {
-				return nil
-			}
-		}
-		return fmt.Errorf("versions %s on %s not in\n%s", versions, netids, strings.Join(list, "\n"))
-	})
-}
-
-// hasAll reports whether the comma-separated list has every element of want.
-func hasAll(list, want string) bool {
-	for e := range strings.SplitSeq(want, ",") {
-		if !strings.Contains(","+list+",", ","+e+",") {
-			return false
-		}
-	}
-	return true
 }
 
 // procedures is how many procedures each version has. RFC 1833, Sections 2 and 3.

@@ -26,7 +26,7 @@ const many = 100_000
 func setCall(i uint32) []byte {
 	m := rpcbind.RPCB[string]{Program: 1<<29 + i/3, Version: 1 + i%3, NetID: "tcp", Addr: fmt.Sprintf("0.0.0.0.%d.%d", 40+i>>8&0x7f, i&0xff)}
 	return oncrpc.EndRecord(oncrpc.AppendCall(oncrpc.BeginRecord(nil), &oncrpc.Call{
-		XID: i, Program: rpcbind.Program, Version: 3, Procedure: procSet, Args: rpcbind.AppendRPCB(nil, &m),
+		XID: i, Program: rpcbind.Program, Version: 3, Procedure: lab.ProcSet, Args: rpcbind.AppendRPCB(nil, &m),
 	}), 0)
 }
 
@@ -46,7 +46,7 @@ func readTrue(r *bufio.Reader, buf []byte) error {
 // registerAll makes n registrations over one connection, without waiting for
 // each answer.
 func registerAll(h *lab.Host, n uint32) error {
-	conn, err := dialAs(h, 0)
+	conn, err := lab.DialAs(h, 0)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func TestHundredThousand(t *testing.T) {
 	if got := strings.Count(n.Inside.MustRun("rpcinfo", "10.99.0.1"), "\n"); got < many {
 		t.Errorf("rpcinfo lists %d registrations", got)
 	}
-	capture := publicDir(t) + "/capture.pcap"
+	capture := lab.PublicDir(t) + "/capture.pcap"
 	tcpdump := n.Server.Start("tcpdump", "-i", "any", "-U", "-B", "65536", "-Z", "root", "-w", capture, "tcp", "port", "111")
 	tcpdump.WaitLog("listening on")
 	if got := strings.Count(n.Inside.MustRun("rpcinfo", "-p", "10.99.0.1"), "\n"); got < many {
@@ -121,7 +121,7 @@ func BenchmarkSet(b *testing.B) {
 				took := make([][]time.Duration, callers)
 				var wg sync.WaitGroup
 				for c := range callers {
-					conn, err := dialAs(h, 0)
+					conn, err := lab.DialAs(h, 0)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -225,7 +225,7 @@ func listOverTCP(t testing.TB, h *lab.Host) int {
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	conn.SetDeadline(deadline)
-	call := oncrpc.Call{Program: rpcbind.Program, Version: 4, Procedure: procDump}
+	call := oncrpc.Call{Program: rpcbind.Program, Version: 4, Procedure: lab.ProcDump}
 	conn.Write(oncrpc.EndRecord(oncrpc.AppendCall(oncrpc.BeginRecord(nil), &call), 0))
 	msg, err := oncrpc.ReadRecord(bufio.NewReaderSize(conn, 64<<10), nil, 64<<20)
 	if err != nil {

@@ -47,7 +47,7 @@ func registerMany(t *testing.T, h *lab.Host) {
 	t.Helper()
 	owners := []net.Conn{dialLoopback(t, h)} // owner unknown
 	for _, uid := range []int{0, 1000, 65534} {
-		conn, err := dialAs(h, uid)
+		conn, err := lab.DialAs(h, uid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,11 +69,11 @@ func registerMany(t *testing.T, h *lab.Host) {
 		case 4:
 			m.NetID, m.Addr = "local", fmt.Sprintf("/run/service%d.sock", i)
 		}
-		if ok, err := change(owners[i/5%len(owners)], procSet, &m); err != nil || !ok {
+		if ok, err := lab.Change(owners[i/5%len(owners)], lab.ProcSet, &m); err != nil || !ok {
 			t.Fatalf("SET %+v: %v, %v", m, ok, err)
 		}
 	}
-	if got := len(dump(t, h)); got < registered {
+	if got := len(lab.Dump(t, h)); got < registered {
 		t.Fatalf("%d registrations", got)
 	}
 }

@@ -23,12 +23,12 @@ func TestWiresharkFindsNoFault(t *testing.T) {
 	lab.NeedCommand(t, "tcpdump", "tshark", "rpcinfo", "rpc.rquotad")
 	onEach(t, func(t *testing.T, pm lab.PortMapper) {
 		n, _ := serve(t, pm)
-		capture := publicDir(t) + "/capture.pcap"
+		capture := lab.PublicDir(t) + "/capture.pcap"
 		dump := n.Server.Start("tcpdump", "-i", "any", "-U", "-Z", "root", "-w", capture, "port", "111")
 		dump.WaitLog("listening on")
 
 		n.Server.Start("rpc.rquotad", "-F")
-		waitRegistered(t, n.Server, "100011", "1,2", allIP)
+		lab.WaitRegistered(t, n.Server, "100011", "1,2", lab.AllIP)
 		answered := 0
 		for _, command := range []string{"rpcinfo -p 10.99.0.1", "rpcinfo fd99::1", "rpcinfo -m 10.99.0.1",
 			"rpcinfo -T udp 10.99.0.1 100011", "rpcinfo -T tcp6 fd99::1 100011"} {
@@ -63,7 +63,7 @@ var localhost = netip.MustParseAddr("127.0.0.1")
 // how many were answered. Those that are not may not be: forwarded calls.
 func converse(t *testing.T, from *lab.Host, network string, addr netip.Addr) (answered int) {
 	t.Helper()
-	calls := append(allCalls(network), serviceCall(procSet), serviceCall(procUnset))
+	calls := append(allCalls(network), serviceCall(lab.ProcSet), serviceCall(lab.ProcUnset))
 	for _, call := range calls {
 		conn, err := dialReserved(from, network, addr)
 		if err != nil {
