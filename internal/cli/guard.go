@@ -121,7 +121,7 @@ another port mapper the guard asks once a second. The rules stay when it ends.`,
 				Firewall: fw, Source: source, Policy: watcher, Default: verdict, Names: rpcnames.Names,
 				Mark: mark, Own: flags.port, Log: log,
 				Ready: func() {
-					log.Info("guarding the registered services", "backend", fw.Name())
+					log.Info("guarding the port mapper", "backend", fw.Name())
 					sd.SdNotify(false, sd.SdNotifyReady)
 				},
 			})

@@ -1,16 +1,18 @@
 // Package guard keeps the kernel firewall in step with what is registered and
 // with the two policy files: each port of an RPC service is open to those whom
 // the files allow, from before the registration is published until no socket
-// is left on the port.
+// of the service is left on the port.
 //
 // A Guard is one loop over what may happen: registrations change, the policy
-// does, somebody else changes the firewall, a port that was given up becomes
-// free. Each time it works out the state that the firewall should be in and
-// takes the smallest steps there. Its rules stay in the kernel when it ends.
+// does, somebody else changes the firewall, a port is given up or taken by
+// others. Each time it works out the state that the firewall should be in and
+// takes the smallest steps there. Its rules stay in the kernel when it ends, and
+// the next Guard takes them over.
 package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -21,6 +23,8 @@ import (
 	"rpcward/internal/policyfile"
 	"rpcward/internal/registry"
 	"rpcward/internal/ruleset"
+	"rpcward/internal/sockdiag"
+	"rpcward/rpcbind"
 )
 
 // Config says what a Guard works with.
@@ -31,9 +35,10 @@ type Config struct {
 	Default  policy.Default      // for clients that no rule matches
 	Names    func(program uint32) []string
 	Mark     ruleset.Mark
-	Own      uint16 // the port mapper's port
+	Own      uint16 // the port mapper's port, 0 for 111
 	Log      *slog.Logger
-	// Ready is called when the firewall is in place for the first time; may be nil.
+	// Ready is called when the port mapper's port and what an earlier Guard
+	// guarded are guarded, which does not wait for the port mapper; may be nil.
 	Ready func()
 }
 
@@ -46,22 +51,28 @@ type Guard struct {
 
 	registered []registry.Registration
 	known      bool // registered is what the port mapper has
-	tombstones map[ruleset.Port]bool
+	claims     claims
+	graves     graves
 	state      *ruleset.State // of the firewall, as last read or applied
 	failing    bool           // the last Apply did
+	todo       chore
 }
 
 const (
-	// sourcePatience is how long the rules of an earlier guard stay as they are
-	// while the port mapper can't be asked.
-	sourcePatience = 5 * time.Second
-	retryEvery     = time.Second // after an error of the firewall
-	graveEvery     = time.Second // between looks at the ports that were given up
+	retryEvery = time.Second // after an error of the firewall
+	// lookFirst is how soon after a port was given up its sockets are looked at:
+	// the service is about to close them, and until that is seen its clients get
+	// no answer, not even that it is gone. After that, ever later.
+	lookFirst = 50 * time.Millisecond
+	lookEvery = time.Second
 )
 
 // New returns a Guard. It has no effect before Run.
 func New(c Config) *Guard {
-	return &Guard{Config: c, tombstones: map[ruleset.Port]bool{}}
+	if c.Own == 0 {
+		c.Own = rpcbind.Port
+	}
+	return &Guard{Config: c, claims: newClaims(sockdiag.Held), graves: newGraves()}
 }
 
 // registrations is what a Source says, and where the outcome goes.
@@ -70,10 +81,21 @@ type registrations struct {
 	done chan bool
 }
 
+// errNoFirewall ends a Guard that could not begin; the log says why.
+var errNoFirewall = errors.New("the firewall can't be changed")
+
 // Run keeps the firewall until ctx is done. An error means that it can't.
 func (g *Guard) Run(ctx context.Context) error {
-	if err := g.begin(ctx); err != nil {
-		return err
+	g.readPolicy()
+	var err error
+	if g.state, err = g.Firewall.Read(); err != nil {
+		return fmt.Errorf("reading the firewall: %w", err)
+	}
+	if !g.apply(ctx) {
+		return errNoFirewall
+	}
+	if g.Ready != nil {
+		g.Ready()
 	}
 	var workers sync.WaitGroup
 	defer workers.Wait()
@@ -83,7 +105,9 @@ func (g *Guard) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	workers.Go(func() { failed <- g.Source.Follow(ctx, ask(ctx, changes)) })
 	workers.Go(func() { failed <- g.Firewall.Watch(ctx, pass(ctx, foreign)) })
-	return g.loop(ctx, changes, foreign, failed)
+	h := &hand{log: g.Log, held: sockdiag.Held, chores: make(chan chore), seen: make(chan sighting)}
+	workers.Go(func() { h.run(ctx) })
+	return g.loop(ctx, changes, foreign, failed, h)
 }
 
 // ask returns a function that has the loop guard a list, and waits for it.
@@ -114,50 +138,44 @@ func pass[T any](ctx context.Context, to chan<- T) func(T) {
 	}
 }
 
-// begin takes over what an earlier guard left, or without any closes the port
-// mapper's own port.
-func (g *Guard) begin(ctx context.Context) error {
-	g.readPolicy()
-	var err error
-	if g.state, err = g.Firewall.Read(); err != nil {
-		return fmt.Errorf("reading the firewall: %w", err)
-	}
-	if g.state.Base == ruleset.GoodBase {
-		return nil // a port that was open stays so until we know what is registered
-	}
-	if !g.apply(ctx) {
-		return fmt.Errorf("the firewall can't be changed")
-	}
-	return nil
-}
-
-func (g *Guard) loop(ctx context.Context, changes <-chan registrations, foreign <-chan firewall.Foreign, failed <-chan error) error {
-	graves := time.NewTicker(graveEvery)
-	defer graves.Stop()
-	retry := time.NewTimer(sourcePatience)
-	defer retry.Stop()
+func (g *Guard) loop(ctx context.Context, changes <-chan registrations, foreign <-chan firewall.Foreign, failed <-chan error, h *hand) error {
+	look := time.NewTimer(lookFirst)
+	defer look.Stop()
+	after := lookFirst
+	var retry <-chan time.Time
 	for {
+		var chores chan<- chore // nil, which waits for ever, while there is nothing to do
+		if !g.todo.empty() {
+			chores = h.chores
+		}
 		ok := true
 		select {
 		case r := <-changes:
-			first := !g.known
-			g.registered, g.known = r.list, true
-			ok = g.apply(ctx)
-			r.done <- ok
-			if first && ok && g.Ready != nil {
-				g.Ready()
+			old := len(g.graves.inodes)
+			ok = g.take(ctx, r)
+			if len(g.graves.inodes) > old {
+				after = lookFirst
+				look.Reset(after)
 			}
 		case <-g.policyChanged:
 			g.readPolicy()
-			ok = g.applyIfKnown(ctx)
+			ok = g.apply(ctx)
 		case f := <-foreign:
 			ok = g.repair(ctx, f)
-		case <-graves.C:
-			if g.dig() {
-				ok = g.apply(ctx)
+		case <-look.C:
+			g.lookAgain()
+			after = min(2*after, lookEvery)
+			look.Reset(after)
+			continue
+		case chores <- g.todo:
+			g.todo = chore{}
+			continue
+		case s := <-h.seen:
+			if !g.notice(ctx, s) {
+				continue
 			}
-		case <-retry.C:
-			g.known = true // as far as will be
+			ok = g.apply(ctx)
+		case <-retry:
 			ok = g.apply(ctx)
 		case err := <-failed:
 			if ctx.Err() != nil {
@@ -167,15 +185,24 @@ func (g *Guard) loop(ctx context.Context, changes <-chan registrations, foreign 
 		case <-ctx.Done():
 			return nil
 		}
+		retry = nil
 		if !ok {
-			retry.Reset(retryEvery)
+			retry = time.After(retryEvery)
 		}
 	}
 }
 
-// applyIfKnown applies, unless all that would be known is the rules of an
-// earlier guard.
-func (g *Guard) applyIfKnown(ctx context.Context) bool { return !g.known || g.apply(ctx) }
+// take takes what is registered now.
+func (g *Guard) take(ctx context.Context, r registrations) bool {
+	first := !g.known
+	g.registered, g.known = r.list, true
+	ok := g.apply(ctx)
+	r.done <- ok
+	if first {
+		g.Log.InfoContext(ctx, "guarding the registered services", "registrations", len(r.list), "ports", len(g.state.Ports))
+	}
+	return ok
+}
 
 // readPolicy takes the policy that is in force now. While there was never one,
 // nobody but this host is let in.
@@ -189,21 +216,27 @@ func (g *Guard) readPolicy() {
 	g.policy, g.findings = p, map[string]bool{}
 }
 
+// lookAgain has the ports looked at that are not surely the registered
+// services'.
+func (g *Guard) lookAgain() {
+	g.todo.look(g.graves.ports()...)
+	g.todo.look(g.claims.ports()...)
+}
+
+// notice takes what was seen on some ports, and reports whether there is
+// something to do.
+func (g *Guard) notice(ctx context.Context, s sighting) bool {
+	free := g.graves.dig(s)
+	for _, port := range free {
+		g.forget(port)
+	}
+	return g.claims.review(ctx, g.Log, s) || len(free) > 0
+}
+
 // apply brings the firewall into the state it should be in, and reports whether
 // it is.
 func (g *Guard) apply(ctx context.Context) bool {
-	list := make([]ruleset.Registration, 0, len(g.registered))
-	for _, r := range g.registered {
-		list = append(list, ruleset.Registration{Program: r.Program, NetID: r.NetID, At: r.IP})
-	}
-	g.bury(list)
-	desired, findings := g.policy.Desired(list, ruleset.Options{Mark: g.Mark, Own: g.Own, Tombstones: g.graves()})
-	for _, f := range findings {
-		if text := f.String(); !g.findings[text] {
-			g.findings[text] = true
-			g.Log.WarnContext(ctx, "rule for a guarded service", "finding", text, "consequence", f.Consequence)
-		}
-	}
+	desired := g.desired(ctx)
 	batches, err := g.Firewall.Apply(desired)
 	if err != nil {
 		if !g.failing {
@@ -218,7 +251,7 @@ func (g *Guard) apply(ctx context.Context) bool {
 	}
 	g.state = desired
 	g.logSteps(ctx, batches)
-	g.cut(ctx, batches)
+	g.noteClosed(batches)
 	return true
 }
 
@@ -238,12 +271,8 @@ func (g *Guard) logSteps(ctx context.Context, batches []ruleset.Batch) {
 // repair puts right what somebody else did to the firewall.
 func (g *Guard) repair(ctx context.Context, f firewall.Foreign) bool {
 	g.Firewall.Forget()
-	if !g.known {
-		return true
-	}
-	before := g.state
 	now, err := g.Firewall.Read()
-	if err == nil && before != nil && len(ruleset.Diff(now, before)) > 0 {
+	if err == nil && !g.failing && len(ruleset.Diff(now, g.state)) > 0 {
 		g.Log.ErrorContext(ctx, "somebody changed the firewall's rules for RPC services; they are put right", "why", f.Why, "by", f.Process, "pid", f.PID)
 	}
 	return g.apply(ctx)

@@ -22,8 +22,14 @@ type Source interface {
 	Follow(ctx context.Context, guard func([]registry.Registration) bool) error
 }
 
-// retryAfter is how long a source that can't be asked is left alone.
-const retryAfter = time.Second
+const (
+	// retryAfter is how long a source is left alone when what it said could not
+	// be guarded.
+	retryAfter = time.Second
+	// comeBack is how long a port mapper that is away is left alone. Short, for
+	// what is registered after its restart and before we ask is not guarded.
+	comeBack = 20 * time.Millisecond
+)
 
 // Served is the Source of a port mapper of ours: it waits for us before it
 // publishes a registration.
@@ -46,7 +52,7 @@ func (s *Served) Follow(ctx context.Context, guard func([]registry.Registration)
 			}
 			away = true
 			c.Close()
-			pause(ctx, retryAfter)
+			pause(ctx, comeBack)
 			continue
 		}
 		if away {
@@ -173,8 +179,9 @@ type Either struct {
 }
 
 const (
-	lookEvery = 2 * time.Second
-	pollEvery = time.Second
+	lookForOurs   = 50 * time.Millisecond
+	lookForOthers = 2 * time.Second
+	pollEvery     = time.Second
 )
 
 // Follow implements Source.
@@ -201,8 +208,9 @@ func (e *Either) followOne(ctx context.Context, ours bool, guard func([]registry
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var source Source = &Polled{Socket: e.Socket, Every: pollEvery, Log: e.Log}
+	every := lookForOurs
 	if ours {
-		source = &Served{Socket: e.Control, Log: e.Log}
+		source, every = &Served{Socket: e.Control, Log: e.Log}, lookForOthers
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -210,7 +218,7 @@ func (e *Either) followOne(ctx context.Context, ours bool, guard func([]registry
 		source.Follow(ctx, guard)
 	}()
 	for ctx.Err() == nil {
-		pause(ctx, lookEvery)
+		pause(ctx, every)
 		if there := answers(e.Control); there != ours && (there || answers(e.Socket)) {
 			ours = there
 			break

@@ -18,6 +18,8 @@ const (
 	allStates    = 0xfff  // TCPF_ALL, include/net/tcp_states.h
 	stateAsking  = 1 << 2 // TCP_SYN_SENT: a client's, who got the port by chance
 	stateGone    = 1 << 6 // TCP_TIME_WAIT: nobody holds it any more
+
+	stateConnected = 1 << 1 // TCP_ESTABLISHED, which a connected UDP socket is in
 )
 
 // Flow is a connection of a client to a port of this host.
@@ -26,32 +28,40 @@ type Flow struct {
 	request       []byte         // names the socket to the kernel
 }
 
-// InUse reports whether a service has a socket on a port of n's protocol, in
-// either family: one that waits, or over TCP the connection of a client.
-func InUse(n rpcbind.NetID, port uint16) (bool, error) {
-	found, states := false, uint32(stateClose)
+// Held lists the sockets on a port of n's protocol, in either family, in
+// whatever state: those that wait, connections of clients, and those of this
+// host's own clients that got the port by chance. Inode is 0 where no process
+// has the socket yet, or any more. The netids sctp and sctp6 are
+// errors.ErrUnsupported.
+func Held(n rpcbind.NetID, port uint16) ([]Socket, error) {
+	states := uint32(stateClose | stateConnected)
 	if !n.Datagram() {
-		states = allStates &^ (stateGone | stateClose | stateAsking)
+		states = allStates &^ (stateGone | stateClose)
 	}
+	var list []Socket
 	for _, family := range protocol(n) {
 		err := dump(family, port, states, func(b []byte) error {
-			found = found || binary.BigEndian.Uint16(b[4:]) == port
-			return nil
+			s, err := parse(b)
+			if err == nil && s.Local.Port() == port {
+				list = append(list, s)
+			}
+			return err
 		})
 		if err != nil {
-			return true, err
+			return nil, err
 		}
 	}
-	return found, nil
+	return list, nil
 }
 
-// Flows lists the TCP connections to a port of this host, in both families.
+// Flows lists the TCP connections to a port of this host, or to all ports with
+// 0, in both families.
 func Flows(port uint16) ([]Flow, error) {
 	var list []Flow
 	for _, family := range []rpcbind.NetID{rpcbind.TCP, rpcbind.TCP6} {
 		err := dump(family, port, allStates&^(stateGone|stateListen|stateClose|stateAsking), func(b []byte) error {
 			f, err := parseFlow(b)
-			if err == nil && f.Local.Port() == port {
+			if err == nil && (port == 0 || f.Local.Port() == port) {
 				list = append(list, f)
 			}
 			return err
