@@ -46,7 +46,7 @@ func TestOthersChangeFirewall(t *testing.T) {
 		n, _ := serve(t, lan)
 		guard := startGuard(t, n.Server, backend)
 		guard.WaitLog(beside)
-		s := start(t, n.Server, program, 0, 0)
+		s := start(t, n.Server, program, 0)
 		wantShut(t, n, s)
 		var p *probe
 		if backend == firewall.BackendNFT {
@@ -113,7 +113,7 @@ func TestKilledGuard(t *testing.T) {
 		n, _ := serve(t, lan)
 		guard := startGuard(t, n.Server, backend)
 		guard.WaitLog(beside)
-		s := start(t, n.Server, program, 0, 0)
+		s := start(t, n.Server, program, 0)
 		p := probed(t, n, s)
 		guard.Stop(syscall.SIGKILL)
 		wantShutByProbe(t, n, s, p)
@@ -128,7 +128,7 @@ func TestKilledGuard(t *testing.T) {
 		}
 
 		// A registration goes on, and is guarded by the next guard.
-		other := start(t, n.Server, program+1, 0, 0)
+		other := start(t, n.Server, program+1, 0)
 		check(t, n.Stranger, netip.Addr{}, true, other.targets(lab.ServerWAN)...)
 		startGuard(t, n.Server, backend)
 		waitStatus(t, n.Server, control.GuardInStep)
@@ -149,7 +149,7 @@ func TestStartAgain(t *testing.T) {
 	server := startServe(t, n.Server)
 	guard.WaitLog(beside)
 	waitStatus(t, n.Server, control.GuardInStep)
-	s := start(t, n.Server, program, 0, 0)
+	s := start(t, n.Server, program, 0)
 	p := probed(t, n, s)
 	again := map[string]func(){
 		"guard": func() {
@@ -189,6 +189,6 @@ func TestStartAgain(t *testing.T) {
 			t.Fatalf("after %s", what)
 		}
 	}
-	other := start(t, n.Server, program+1, 0, 0)
+	other := start(t, n.Server, program+1, 0)
 	wantShut(t, n, other)
 }

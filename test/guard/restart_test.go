@@ -129,7 +129,7 @@ func TestRestarts(t *testing.T) {
 	early, connections := int64(0), 0
 	restarts := number(t, "RPCWARD_GUARD_RESTARTS", 200)
 	for range restarts {
-		s := bind(t, n.Server, program, 0, 0)
+		s := bind(t, n.Server, program, 0)
 		p.to.Store(&aim{s.udpPort(), s.tcpPort()})
 		s.workers.Go(s.answerUDP)
 		time.Sleep(time.Millisecond) // as long as services take

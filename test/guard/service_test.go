@@ -36,17 +36,22 @@ type service struct {
 	insiders    atomic.Int64 // datagrams of the inside host
 }
 
-// bind binds a service's sockets as a user; port 0 is any.
-func bind(t testing.TB, h *lab.Host, program uint32, uid int, port uint16) *service {
+// bind binds a service's sockets as a user, to any ports.
+func bind(t testing.TB, h *lab.Host, program uint32, uid int) *service {
+	t.Helper()
+	return bindTo(t, h, program, uid, 0, 0)
+}
+
+func bindTo(t testing.TB, h *lab.Host, program uint32, uid int, udp, tcp uint16) *service {
 	t.Helper()
 	s := &service{t: t, host: h, program: program, uid: uid}
 	err := h.DoAs(uid, func() error {
-		u, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
+		u, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(udp)})
 		if err != nil {
 			return err
 		}
 		s.udp = u
-		s.tcp, err = net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)})
+		s.tcp, err = net.ListenTCP("tcp", &net.TCPAddr{Port: int(tcp)})
 		return err
 	})
 	if err != nil {
@@ -61,9 +66,9 @@ func bind(t testing.TB, h *lab.Host, program uint32, uid int, port uint16) *serv
 }
 
 // start binds, answers and registers.
-func start(t testing.TB, h *lab.Host, program uint32, uid int, port uint16) *service {
+func start(t testing.TB, h *lab.Host, program uint32, uid int) *service {
 	t.Helper()
-	s := bind(t, h, program, uid, port)
+	s := bind(t, h, program, uid)
 	s.answer()
 	s.register()
 	t.Cleanup(s.close)
