@@ -102,12 +102,23 @@ func (g *Guard) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	changes, foreign := make(chan registrations), make(chan firewall.Foreign)
-	failed := make(chan error, 2)
+	failed := make(chan error, 1)
 	workers.Go(func() { failed <- g.Source.Follow(ctx, ask(ctx, changes)) })
-	workers.Go(func() { failed <- g.Firewall.Watch(ctx, pass(ctx, foreign)) })
+	workers.Go(func() { g.watch(ctx, pass(ctx, foreign)) })
 	h := &hand{log: g.Log, held: sockdiag.Held, chores: make(chan chore), seen: make(chan sighting)}
 	workers.Go(func() { h.run(ctx) })
 	return g.loop(ctx, changes, foreign, failed, h)
+}
+
+// watch watches the firewall until ctx is done. While that fails nobody's changes
+// are noticed, but registrations go on being guarded.
+func (g *Guard) watch(ctx context.Context, changed func(firewall.Foreign)) {
+	for ctx.Err() == nil {
+		if err := g.Firewall.Watch(ctx, changed); ctx.Err() == nil {
+			g.Log.ErrorContext(ctx, "changes of the firewall by others are not noticed for a moment", "err", err)
+		}
+		pause(ctx, retryEvery)
+	}
 }
 
 // ask returns a function that has the loop guard a list, and waits for it.
