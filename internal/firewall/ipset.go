@@ -126,6 +126,9 @@ func (s *ipsets) read() (sets map[string]map[bool][]netip.Prefix, strays []strin
 			id = id6
 		}
 		r, err := s.handle.IpsetList(name)
+		if errors.Is(err, unix.ENOENT) {
+			continue // removed since its name was listed
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading ipset %s: %w", name, err)
 		}
