@@ -33,11 +33,14 @@ func startProbe(t testing.TB, h *lab.Host, every time.Duration) *probe {
 			t.Errorf("the stranger: %v", err)
 		}
 	}()
-	t.Cleanup(func() {
-		p.stop.Store(true)
-		<-p.done
-	})
+	t.Cleanup(p.end)
 	return p
+}
+
+// end ends it, and waits for that.
+func (p *probe) end() {
+	p.stop.Store(true)
+	<-p.done
 }
 
 // lingering is how many attempts to connect are under way at once.

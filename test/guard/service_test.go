@@ -26,6 +26,7 @@ type service struct {
 	host    *lab.Host
 	program uint32
 	uid     int
+	mute    bool // answers no datagrams
 	udp     *net.UDPConn
 	tcp     *net.TCPListener
 	workers sync.WaitGroup
@@ -117,7 +118,7 @@ func (s *service) answerUDP() {
 		} else {
 			s.insiders.Add(1)
 		}
-		if n >= 4 {
+		if n >= 4 && !s.mute {
 			s.udp.WriteToUDPAddrPort(oncrpc.AppendAccepted(nil, binary.BigEndian.Uint32(buf), oncrpc.Success), from)
 		}
 	}
