@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -11,12 +12,13 @@ import (
 )
 
 const (
-	// guardPatience is how long a SET waits for the guard. Callers wait for
-	// seconds, and a guard takes about a millisecond.
-	guardPatience = 500 * time.Millisecond
+	// guardPatience is how long a SET waits for the guard. Callers wait for a
+	// minute, or try again after five seconds; a guard takes a millisecond with
+	// nftables, but on a busy host with iptables more than half a second was seen.
+	guardPatience = 3 * time.Second
 	// guardAbsence is how long a guard that has an answer to work on may take to
 	// ask again before it counts as gone.
-	guardAbsence = 2 * time.Second
+	guardAbsence = 4 * time.Second
 	// keptChanges is how many changes at least, and half of how many at most, are
 	// kept for followers; one that is further behind gets everything.
 	keptChanges = 4096
@@ -131,9 +133,10 @@ func (f *Feed) there() bool {
 func (f *Feed) Follow(ctx context.Context, epoch string, after uint64, guard bool) Update {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	gone := false
 	if guard {
 		f.arrive(epoch, after)
-		defer f.leave()
+		defer func() { f.leave(gone) }()
 	}
 	for epoch == f.epoch && after >= f.seq {
 		wake := f.wake
@@ -144,6 +147,7 @@ func (f *Feed) Follow(ctx context.Context, epoch string, after uint64, guard boo
 		}
 		f.mu.Lock()
 		if ctx.Err() != nil {
+			gone = errors.Is(ctx.Err(), context.Canceled) // its connection has ended
 			return Update{Epoch: f.epoch, Seq: f.seq}
 		}
 	}
@@ -164,9 +168,12 @@ func (f *Feed) arrive(epoch string, after uint64) {
 	f.broadcast()
 }
 
-func (f *Feed) leave() {
+// leave notes that a guard is answered, or that it is gone.
+func (f *Feed) leave(gone bool) {
 	f.asking--
-	f.seen = time.Now()
+	if f.seen = time.Now(); gone {
+		f.seen = time.Time{}
+	}
 }
 
 // update returns all after the change number after, or everything.

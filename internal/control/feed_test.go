@@ -148,8 +148,15 @@ func TestGuardIsLate(t *testing.T) {
 		if s := f.Status(); s.Guard != GuardInStep {
 			t.Errorf("status %+v, want the guard in step", s)
 		}
-		cancel()
+		cancel() // its connection ends
 		synctest.Wait()
+		begin = time.Now()
+		set(t, r, service(100008, 20051))
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("SET took %v after the guard hung up", took)
+		}
+		// One that was never heard of again after its answer.
+		f.Follow(t.Context(), "", 0, true)
 		time.Sleep(2 * guardAbsence)
 		begin = time.Now()
 		set(t, r, service(100007, 20050))

@@ -48,6 +48,12 @@ func TestGivenUp(t *testing.T) {
 	p := probed(t, n, s)
 	wantShut(t, n, other)
 	s.unregister()
+	lab.Eventually(t, "the port closed to all", func() error {
+		if s.targets(lab.ServerIP)[0].try(n.Inside, netip.Addr{}, silence) == nil {
+			return errNotYet
+		}
+		return nil
+	})
 	for range 3 { // longer than the guard takes to look
 		check(t, n.Inside, netip.Addr{}, false, s.targets(lab.ServerIP)...)
 	}
