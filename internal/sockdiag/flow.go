@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -20,11 +21,16 @@ const (
 	stateGone    = 1 << 6 // TCP_TIME_WAIT: nobody holds it any more
 
 	stateConnected = 1 << 1 // TCP_ESTABLISHED, which a connected UDP socket is in
+
+	attrInfo     = 2  // INET_DIAG_INFO, a struct tcp_info of linux/tcp.h
+	lastDataRecv = 52 // offset of tcpi_last_data_recv, in milliseconds
+	lastAckRecv  = 56 // offset of tcpi_last_ack_recv
 )
 
 // Flow is a connection of a client to a port of this host.
 type Flow struct {
 	Local, Remote netip.AddrPort // v4-mapped addresses are IPv4's
+	Silent        time.Duration  // since something last came from the client; -1 if the kernel does not tell
 	request       []byte         // names the socket to the kernel
 }
 
@@ -82,6 +88,7 @@ func dump(n rpcbind.NetID, port uint16, states uint32, visit func([]byte) error)
 		return err
 	}
 	if states != 0 {
+		req[2] = 1 << (attrInfo - 1) // idiag_ext
 		binary.NativeEndian.PutUint32(req[4:], states)
 	}
 	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
@@ -122,11 +129,24 @@ func parseFlow(b []byte) (Flow, error) {
 	default:
 		return Flow{}, fmt.Errorf("socket of family %d", b[0])
 	}
+	f.Silent = silence(b[sizeofMessage:])
 	f.request = make([]byte, sizeofRequest)
 	f.request[0], f.request[1] = b[0], unix.IPPROTO_TCP
 	binary.NativeEndian.PutUint32(f.request[4:], allStates)
 	copy(f.request[8:], id)
 	return f, nil
+}
+
+// silence reads from the attributes of a connection when the client was last heard.
+func silence(b []byte) time.Duration {
+	attrs, err := netlink.NewAttributeDecoder(b)
+	for err == nil && attrs.Next() {
+		if info := attrs.Bytes(); attrs.Type() == attrInfo && len(info) >= lastAckRecv+4 {
+			last := min(binary.NativeEndian.Uint32(info[lastDataRecv:]), binary.NativeEndian.Uint32(info[lastAckRecv:]))
+			return time.Duration(last) * time.Millisecond
+		}
+	}
+	return -1
 }
 
 // Destroy ends a connection at this end, as if the other one had reset it. It
