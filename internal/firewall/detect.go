@@ -4,13 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
-	"strings"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
-
-	"rpcward/internal/ruleset"
 )
 
 // The backends by name.
@@ -83,63 +78,23 @@ const notInstalled = "not installed"
 // nativeFilter names a base chain that filters input and was not made by
 // iptables or us; "" if there is none.
 func nativeFilter(o Options) (string, error) {
-	conn, err := nftables.New(nftables.WithNetNSFd(o.NetNS))
-	if err != nil {
+	gates, err := nativeGates(o)
+	if err != nil || len(gates) == 0 {
 		return "", err
 	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return "", err
-	}
-	for _, c := range chains {
-		input := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookInput && c.Type == nftables.ChainTypeFilter
-		family := slices.Contains([]nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}, c.Table.Family)
-		ours := c.Table.Name == ruleset.NFTTable || c.Table.Name == ruleset.NFTSpare
-		iptables := c.Table.Family != nftables.TableFamilyINet && c.Name == "INPUT"
-		if !input || !family || ours || iptables {
-			continue
-		}
-		rules, err := conn.GetRules(c.Table, c)
-		if err != nil {
-			return "", err
-		}
-		if len(rules) > 0 || c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-			return fmt.Sprintf("chain %s in table %s", c.Name, c.Table.Name), nil
-		}
-	}
-	return "", nil
+	return fmt.Sprintf("chain %s in table %s", gates[0].Chain, gates[0].Table), nil
 }
 
 // iptablesFilter reports whether iptables filters input, and why we think so.
-// The save programs read, without a table's name, only tables that are there.
 func iptablesFilter(o Options, legacy bool) (bool, string) {
-	o.Legacy, o.NoSets = legacy, true
-	t, err := OpenIPTables(o)
-	if err != nil {
+	gates, err := iptablesGates(o, legacy)
+	switch {
+	case err != nil:
 		return false, notInstalled
+	case len(gates) == 0:
+		return false, ""
+	case gates[0].Drops:
+		return true, gates[0].Program + "-save shows that INPUT drops by default"
 	}
-	for _, f := range t.families {
-		out, err := t.run(f, "save", nil)
-		if err != nil {
-			continue
-		}
-		rules := 0
-		table := ""
-		for line := range strings.Lines(string(out)) {
-			line = strings.TrimSpace(line)
-			switch {
-			case strings.HasPrefix(line, "*"):
-				table = line
-			case table != "*filter":
-			case strings.HasPrefix(line, ":INPUT DROP"):
-				return true, t.program(f, "save") + " shows that INPUT drops by default"
-			case strings.HasPrefix(line, "-A INPUT ") && !strings.HasSuffix(line, " "+ruleset.IPTablesInput):
-				rules++
-			}
-		}
-		if rules > 0 {
-			return true, fmt.Sprintf("%s shows %d rules for INPUT", t.program(f, "save"), rules)
-		}
-	}
-	return false, ""
+	return true, fmt.Sprintf("%s-save shows %d rules for INPUT", gates[0].Program, gates[0].Rules)
 }

@@ -36,6 +36,8 @@ type Options struct {
 	Legacy bool
 	// NoSets keeps addresses in the rules of iptables instead of in ipsets.
 	NoSets bool
+	// Look reads also a table that another process owns, which can't be changed.
+	Look bool
 }
 
 // Firewall is a way into the kernel.

@@ -442,7 +442,7 @@ func (n *NFT) readTable() (reading, error) {
 	// The library reads the flags in the wrong byte order.
 	flags := binary.BigEndian.Uint32(native(table.Flags))
 	switch {
-	case flags&tableOwner != 0 && !n.owned:
+	case flags&tableOwner != 0 && !n.owned && !n.options.Look:
 		return r, ErrOwned
 	case flags&tablePersist == 0 && !n.old:
 		r.replace = true
