@@ -21,6 +21,7 @@ var layers = []string{
 	"internal/cli",
 	"internal/daemon",
 	"internal/guard",
+	"internal/rollback",
 	"internal/control",
 	"internal/policyfile",
 	"internal/accessfile",
