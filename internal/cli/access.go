@@ -80,13 +80,9 @@ func (a *access) edit(verdict hostsaccess.Verdict, name string, addresses []stri
 	if err != nil {
 		return &usageError{err}
 	}
-	var targets []accessfile.Target
-	for _, text := range addresses {
-		t, err := accessfile.ParseTarget(text)
-		if err != nil {
-			return &usageError{err}
-		}
-		targets = append(targets, t)
+	targets, err := parseTargets(addresses)
+	if err != nil {
+		return err
 	}
 	for range attempts {
 		var plan *accessfile.Plan

@@ -286,7 +286,7 @@ func (c *check) mend() error {
 		}
 	}
 	fmt.Fprint(c.stdout, "\nThese lines act from then on, for all services that read the files.\n")
-	if !c.yes && !c.confirm() {
+	if !c.yes && !ask(c.stdin, c.stdout, "Write them?") {
 		fmt.Fprint(c.stdout, "Nothing was changed. With --yes it is written without a question.\n\n")
 		return nil
 	}
@@ -302,16 +302,23 @@ func (c *check) mend() error {
 	return nil
 }
 
-// confirm asks who sits at the terminal, if anybody does.
-func (c *check) confirm() bool {
-	f, ok := c.stdin.(*os.File)
+// terminal returns the terminal that r is, if it is one.
+func terminal(r io.Reader) (*os.File, bool) {
+	f, ok := r.(*os.File)
+	if !ok {
+		return nil, false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return f, err == nil
+}
+
+// ask asks who sits at the terminal, if anybody does.
+func ask(stdin io.Reader, stdout io.Writer, question string) bool {
+	f, ok := terminal(stdin)
 	if !ok {
 		return false
 	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
-		return false
-	}
-	fmt.Fprint(c.stdout, "Write them? [y/N] ")
+	fmt.Fprint(stdout, question+" [y/N] ")
 	answer, err := bufio.NewReader(f).ReadString('\n')
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return err == nil && (answer == "y" || answer == "yes")

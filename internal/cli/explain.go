@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -276,10 +275,7 @@ func (e *explain) run(w io.Writer) error {
 	e.near(x, d)
 	e.change(x)
 	if e.json {
-		j := json.NewEncoder(asciiWriter{w})
-		j.SetIndent("", "  ")
-		j.SetEscapeHTML(false)
-		return j.Encode(x)
+		return writeJSON(w, x)
 	}
 	_, err = io.WriteString(w, e.words(x))
 	return err

@@ -30,6 +30,15 @@ type hintError struct {
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
+// codedError is an error of a command whose exit code 1 means something else.
+type codedError struct {
+	err  error
+	code int
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+func (e *codedError) Unwrap() error { return e.err }
+
 // usageError is a command line that says nothing which can be done.
 type usageError struct{ err error }
 
@@ -88,8 +97,12 @@ func toolbox(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	} else if isUsage {
 		fmt.Fprintf(stderr, "rpcward: hint: `%s --help` tells what can be written\n", cmd.CommandPath())
 	}
-	if isUsage {
+	var coded *codedError
+	switch {
+	case isUsage:
 		return exitUsage
+	case errors.As(err, &coded):
+		return coded.code
 	}
 	return exitFailure
 }
@@ -127,7 +140,8 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
   rpcward rpcinfo -p nfs.example.org # and there
   rpcward rpcinfo --help
   rpcward check                      # what is wrong with hosts.allow and hosts.deny
-  rpcward explain --from 192.0.2.1   # who gets what, and why`,
+  rpcward explain --from 192.0.2.1   # who gets what, and why
+  rpcward protect --allow 192.0.2.0/24  # this network and nobody else, in the kernel too`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
@@ -139,6 +153,8 @@ rpcbind, portmap, rpcinfo, pmap_dump, pmap_set, tcpd, tcpdmatch, tcpdchk.`,
 		newServeCommand(stdout, stderr),
 		newGuardCommand(stderr),
 		newStatusCommand(),
+		newFirewallCommand(stdout, stderr),
+		newProtectCommand(stdout),
 		newRPCInfoCommand(stdout, stderr),
 		newPmapCommand(),
 		newCheckCommand(),

@@ -42,6 +42,12 @@ func OpenLog(name string, stderr io.Writer, debug bool) (log *slog.Logger, end f
 	return newLogger(q, debug), q.close
 }
 
+// OpenBackgroundLog is OpenLog for a process without a terminal: syslog(3) where there is one.
+func OpenBackgroundLog(name string, stderr io.Writer) (log *slog.Logger, end func()) {
+	q := newLogQueue(openSink(name, true, stderr))
+	return newLogger(q, false), q.close
+}
+
 // stderrSink writes lines for a person.
 type stderrSink struct {
 	name string
