@@ -214,8 +214,11 @@ func (c *firewallFlags) changeable(ctx context.Context) error {
 
 // sources words who gets to a port.
 func sources(guarded bool, a *ruleset.Addresses) string {
-	if !guarded {
+	switch {
+	case !guarded:
 		return "everybody (not guarded)"
+	case slices.Equal(prefixNames(a), []string{"0.0.0.0/0", "::/0"}):
+		return "everybody"
 	}
 	return a.String()
 }

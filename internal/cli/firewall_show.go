@@ -226,8 +226,8 @@ func (b *backendJSON) print(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s%s\n\n", b.Name, b.State, by)
 	for i := range b.Services {
 		s := &b.Services[i]
-		fmt.Fprintf(w, "%s (%s)\n    open to: %v\n    packets: %d let through, %d dropped\n",
-			shown(s.Name), strings.Join(s.Ports, ", "), s.set, s.AllowedPackets, s.DroppedPackets)
+		fmt.Fprintf(w, "%s (%s)\n    open to: %s\n    packets: %d let through, %d dropped\n",
+			shown(s.Name), strings.Join(s.Ports, ", "), sources(true, s.set), s.AllowedPackets, s.DroppedPackets)
 	}
 	for _, stray := range b.Strays {
 		fmt.Fprintf(w, "not ours: %s\n", shown(stray))

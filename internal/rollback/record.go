@@ -100,7 +100,7 @@ func (f *File) restore() error {
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case missing && f.Missing, err == nil && string(now) == f.Old && !f.Missing:
-		return nil // not replaced, or put back already
+		return f.forget() // not replaced, or put back already
 	case err == nil && string(now) != f.New:
 		return fmt.Errorf("%s is left as it is: %w", f.Path, accessfile.ErrChanged)
 	case f.Missing:
@@ -110,8 +110,16 @@ func (f *File) restore() error {
 	if _, err := back.Replace(); err != nil {
 		return err
 	}
-	if f.Kept != "" {
-		return os.Remove(f.Kept)
+	return f.forget()
+}
+
+// forget removes the backup.
+func (f *File) forget() error {
+	if f.Kept == "" {
+		return nil
+	}
+	if err := os.Remove(f.Kept); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
