@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -149,21 +150,36 @@ func (e *export) advice(w io.Writer) {
 	}
 	fmt.Fprintln(w, "# A service that comes back on another port is open to everybody there. To keep them:")
 	for _, f := range fixings {
-		udp, tcp := portOf(ports[f.program], ruleset.UDP), portOf(ports[f.program], ruleset.TCP)
-		switch {
-		case udp == 0 && tcp == 0:
+		if len(ports[f.program]) == 0 {
 			continue
-		case udp == 0:
-			udp = tcp
-		case tcp == 0:
-			tcp = udp
 		}
+		udp, tcp, ok := f.keep(ports[f.program])
 		again := ""
-		if udp != tcp && !strings.Contains(f.how, "%[1]d") {
-			udp, tcp, again = f.usual, f.usual, "\n#     and then export again: it has different ports for UDP and TCP now"
+		if !ok {
+			again = "\n#     and then export again, for it has other ports now"
 		}
 		fmt.Fprintf(w, "#   %s: %s%s\n", f.name, fmt.Sprintf(f.how, udp, tcp), again)
 	}
+}
+
+// keep returns the ports that a service has and can keep; it is not ok if it
+// can't keep what it has: several ports, or two where it can be told one.
+func (f *fixing) keep(ports []ruleset.Port) (udp, tcp uint16, ok bool) {
+	for _, p := range ports {
+		is := &udp
+		if p.Proto == ruleset.TCP {
+			is = &tcp
+		}
+		if *is != 0 {
+			return f.usual, f.usual, false
+		}
+		*is = p.Port
+	}
+	udp, tcp = cmp.Or(udp, tcp), cmp.Or(tcp, udp)
+	if udp != tcp && !strings.Contains(f.how, "%[1]d") {
+		return f.usual, f.usual, false
+	}
+	return udp, tcp, true
 }
 
 // ports lists the ports of each program, in order.
@@ -182,18 +198,4 @@ func (e *export) ports() map[uint32][]ruleset.Port {
 		}
 	}
 	return ports
-}
-
-// portOf returns the port of a protocol, 0 if there are none or several.
-func portOf(list []ruleset.Port, proto ruleset.Proto) (port uint16) {
-	for _, p := range list {
-		switch {
-		case p.Proto != proto:
-		case port != 0:
-			return 0
-		default:
-			port = p.Port
-		}
-	}
-	return port
 }

@@ -105,8 +105,8 @@ func (h *hook) line(g *firewall.Gate) string {
 		if six {
 			chain, file = "ufw6-before-input", "/etc/ufw/before6.rules"
 		}
-		return fmt.Sprintf("# ufw filters with %s: this is for now, and the same with -A in place of -I and 1\n# belongs into %s, above its last COMMIT\n%[1]s -I %[3]s 1 %[4]s\n",
-			g.Program, file, chain, match)
+		return fmt.Sprintf("# ufw filters with %s: now\n%[1]s -I %[2]s 1 %[3]s\n# and for good, into %[4]s above its last COMMIT:\n#   -A %[2]s %[3]s\n",
+			g.Program, chain, match, file)
 	case g.FirewalldJump:
 		family := "ipv4"
 		if six {

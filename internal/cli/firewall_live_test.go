@@ -106,7 +106,7 @@ func (s *protected) runCommand(cmd *exec.Cmd) said {
 	case errors.As(err, &exit):
 		r.code, r.all = exit.ExitCode(), err.Error()
 	case err != nil:
-		s.t.Fatal(err)
+		s.t.Error(err)
 	}
 	return r
 }
@@ -376,6 +376,33 @@ func TestApplyConfirmed(t *testing.T) {
 	s.want(1, []string{"somebody else changed", "firewall remove"}, "firewall", "apply", "--confirm", "10m")
 	s.want(0, []string{"not ours: chain stray"}, "firewall", "show")
 	s.want(0, []string{"Applied."}, "firewall", "apply")
+	s.wantReach(true)
+}
+
+// TestAppliesAtOnce wants one of many to be carried out, and the others to be
+// told so.
+func TestAppliesAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newProtected(t, lanOnly)
+	const many = 6
+	results := make(chan said, many)
+	for range many {
+		go func() { results <- s.run("firewall", "apply", "--confirm", "10m") }()
+	}
+	made := 0
+	for range many {
+		switch r := <-results; {
+		case r.code == 0 && strings.Contains(r.out, "Applied, on trial"):
+			made++
+		case r.code != 1 || !strings.Contains(r.all, "is still on trial, until"):
+			t.Errorf("exit code %d\n%s", r.code, r.all)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d were carried out", made)
+	}
+	s.wantReach(false)
+	s.want(0, []string{"verified"}, "firewall", "rollback")
 	s.wantReach(true)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,9 @@ func newFirewallPlanCommand(stdout io.Writer) *cobra.Command {
 				err = p.printJSON(out)
 			} else {
 				p.print(out)
+				if p.Changes() {
+					fmt.Fprintln(out, "\n`rpcward firewall apply --confirm 60s` makes the change, on trial.")
+				}
 				if text {
 					fmt.Fprintf(out, "\n%s", p.text())
 				}
@@ -102,16 +106,19 @@ func (p *planning) print(w io.Writer) {
 		fmt.Fprintln(w, "The rules would be renewed; who gets to a service stays as it is.")
 	}
 	p.printCutOff(w)
+	if !p.opens() {
+		fmt.Fprintln(w, "No other host is let in at all: `rpcward protect --allow NETWORK` opens the services to one.")
+	}
 }
 
 // different reports whether anything changes for anybody.
 func (p *planning) different() bool {
-	for i := range p.Services {
-		if p.Services[i].Changed() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Services, func(s guard.PlannedService) bool { return s.Changed() })
+}
+
+// opens reports whether any other host gets to any service after the change.
+func (p *planning) opens() bool {
+	return slices.ContainsFunc(p.Services, func(s guard.PlannedService) bool { return s.Remains && s.After.Len() > 0 })
 }
 
 func printService(w io.Writer, s *guard.PlannedService) {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rpcward/internal/firewall"
+	"rpcward/internal/policy"
 	"rpcward/internal/rollback"
 	"rpcward/internal/rpcnames"
 	"rpcward/internal/ruleset"
@@ -167,8 +168,12 @@ func (c *firewallFlags) serviceNames(ctx context.Context) map[ruleset.Port]strin
 	return names
 }
 
+// serviceName is what rules call a program, as in a plan.
 func serviceName(program uint32) string {
-	return cmp.Or(rpcnames.Name(program), fmt.Sprint(program))
+	if program == rpcbind.Program {
+		return policy.Names[0]
+	}
+	return append(rpcnames.Names(program), fmt.Sprint(program))[0]
 }
 
 func lookAt(backend string, names map[ruleset.Port]string) (*backendJSON, error) {

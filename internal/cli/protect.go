@@ -81,14 +81,11 @@ func parseTargets(addresses []string) (list []accessfile.Target, err error) {
 }
 
 func (a *applying) protect(ctx context.Context, targets []accessfile.Target, dryRun bool) error {
-	err := a.free(ctx)
-	var p *planning
-	var edit *accessfile.Plan
-	if err == nil {
-		if edit, err = a.planEdit(targets); err == nil {
-			p, err = a.flags.makePlan(ctx, edited(a.flags.read(), edit), false)
-		}
+	edit, err := a.planEdit(targets)
+	if err != nil {
+		return err
 	}
+	p, err := a.plan(ctx, func() accessfile.Pair { return edited(a.flags.read(), edit) })
 	if errors.Is(err, firewall.ErrOwned) {
 		return &hintError{guardKeeps{}, "it follows hosts.allow: `rpcward access allow portmap NETWORK` is all that is to be done"}
 	}

@@ -56,14 +56,15 @@ type Change struct {
 	StartKeeper func(id string) error
 }
 
-// Try makes a change, on trial if it has a Wait. On any error, all is as it was
-// before, as far as the error does not say otherwise.
+// Try makes a change, on trial if it has a Wait, and closes its Firewall. On any
+// error, all is as it was before, as far as the error does not say otherwise.
 func (b *Book) Try(c Change) (*Trial, error) {
 	unlock, err := b.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	defer c.Firewall.Close() // first: the next one must not take us for a guard
 	if last, err := b.read(); err != nil && !errors.Is(err, ErrNone) {
 		return nil, err
 	} else if err == nil && last.State == Pending {
@@ -231,6 +232,15 @@ func (b *Book) takeBack(t *Trial, why string) error {
 		return errors.Join(fmt.Errorf("taking the change back: %w", err), b.write(t))
 	}
 	return b.end(t, RolledBack, why+": what was there before is in force again, which was verified")
+}
+
+// Settle waits until nobody is in the middle of a change.
+func (b *Book) Settle() error {
+	unlock, err := b.lock()
+	if err == nil {
+		unlock()
+	}
+	return err
 }
 
 // Drop ends a trial because something else has been put in the place of what
