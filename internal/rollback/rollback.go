@@ -186,37 +186,30 @@ func (t *Trial) restore(fw firewall.Firewall) error {
 // Confirm ends the trial that is pending: the change stays. The error is ErrNone
 // if there is none; then the last one, if any, is returned too.
 func (b *Book) Confirm() (*Trial, error) {
-	unlock, err := b.lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	t, err := b.read()
-	if err != nil {
-		return nil, err
-	}
-	if t.State != Pending {
-		return t, ErrNone
-	}
-	return t, b.end(t, Confirmed, "confirmed")
+	return b.pending("", func(t *Trial) error { return b.end(t, Confirmed, "confirmed") })
 }
 
 // Back ends the trial that is pending by taking the change back, for a reason.
 // With an id, only that one. The error is ErrNone as in Confirm.
 func (b *Book) Back(id, why string) (*Trial, error) {
+	return b.pending(id, func(t *Trial) error { return b.takeBack(t, why) })
+}
+
+// pending ends the trial that is pending, if it has that id or any will do.
+func (b *Book) pending(id string, end func(*Trial) error) (*Trial, error) {
 	unlock, err := b.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	t, err := b.read()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if t.State != Pending || id != "" && t.ID != id {
+	case t.State != Pending, id != "" && t.ID != id:
 		return t, ErrNone
 	}
-	return t, b.takeBack(t, why)
+	return t, end(t)
 }
 
 // takeBack restores and writes the outcome down.
