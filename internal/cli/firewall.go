@@ -150,11 +150,18 @@ func (c *firewallFlags) makePlan(ctx context.Context, pair accessfile.Pair, look
 	if list, p.mapper, err = c.registered(ctx); err != nil {
 		return nil, err
 	}
-	if p.fw, err = firewall.Open(p.backend, firewall.Options{Look: look}); err != nil {
-		return nil, err
-	}
-	if err = p.fill(policy, list, o, look); err != nil {
-		p.fw.Close()
+	// One who is applying holds the table as a guard does.
+	err = book().Calm(func() error {
+		if p.fw, err = firewall.Open(p.backend, firewall.Options{Look: look}); err != nil {
+			return err
+		}
+		if err := p.fill(policy, list, o, look); err != nil {
+			p.fw.Close()
+			return err
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -13,7 +13,6 @@ import (
 
 	"rpcward/internal/accessfile"
 	"rpcward/internal/daemon"
-	"rpcward/internal/firewall"
 	"rpcward/internal/rollback"
 )
 
@@ -83,27 +82,16 @@ func onTrial(t *rollback.Trial) error {
 		"`rpcward firewall confirm` keeps it, `rpcward firewall rollback` takes it back at once"}
 }
 
-// plan makes a plan that can be carried out. Another one who is applying looks
-// like a guard for a moment.
-func (a *applying) plan(ctx context.Context, pair func() accessfile.Pair) (*planning, error) {
+// plan makes a plan that can be carried out.
+func (a *applying) plan(ctx context.Context, pair accessfile.Pair) (*planning, error) {
 	if err := a.free(ctx); err != nil {
 		return nil, err
 	}
-	p, err := a.flags.makePlan(ctx, pair(), false)
-	if !errors.Is(err, firewall.ErrOwned) {
-		return p, err
-	}
-	if err := book().Settle(); err != nil {
-		return nil, err
-	}
-	if err := a.free(ctx); err != nil {
-		return nil, err
-	}
-	return a.flags.makePlan(ctx, pair(), false)
+	return a.flags.makePlan(ctx, pair, false)
 }
 
 func (a *applying) run(ctx context.Context) error {
-	p, err := a.plan(ctx, a.flags.read)
+	p, err := a.plan(ctx, a.flags.read())
 	if err != nil {
 		return err
 	}

@@ -643,10 +643,15 @@ func TestProtectFails(t *testing.T) {
 	s.want(1, []string{"writing /etc/hosts.allow"}, "protect", "--allow", "10.99.0.0/24")
 	wantBefore()
 	// The one who asks may not.
-	cmd := s.Server.Command(t.Context(), s.tool, "protect", "--allow", "10.99.0.0/24")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	if r := s.runCommand(cmd); r.code != 1 || !strings.Contains(r.all, "hint: run this as root") {
-		t.Errorf("exit code %d\n%s", r.code, r.all)
+	for command, code := range map[string]int{
+		"protect --allow 10.99.0.0/24": 1, "firewall plan": 2, "firewall apply": 1, "firewall show": 1,
+		"firewall confirm": 1, "firewall rollback": 1, "firewall remove": 1, "firewall hook --mark 1": 1,
+	} {
+		cmd := s.Server.Command(t.Context(), s.tool, strings.Fields(command)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if r := s.runCommand(cmd); r.code != code || !strings.Contains(r.all, "hint: run this as root") {
+			t.Errorf("%s: exit code %d\n%s", command, r.code, r.all)
+		}
 	}
 	wantBefore()
 }

@@ -40,7 +40,14 @@ func newFirewallShowCommand(stdout io.Writer) *cobra.Command {
 		Long:  showLong,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := flags.look(cmd.Context())
+			if err := needRoot(); err != nil {
+				return err
+			}
+			var s *showJSON
+			err := book().Calm(func() (err error) {
+				s, err = flags.look(cmd.Context())
+				return err
+			})
 			if err != nil {
 				return err
 			}

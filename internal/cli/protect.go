@@ -85,7 +85,7 @@ func (a *applying) protect(ctx context.Context, targets []accessfile.Target, dry
 	if err != nil {
 		return err
 	}
-	p, err := a.plan(ctx, func() accessfile.Pair { return edited(a.flags.read(), edit) })
+	p, err := a.plan(ctx, edited(a.flags.read(), edit))
 	if errors.Is(err, firewall.ErrOwned) {
 		return &hintError{guardKeeps{}, "it follows hosts.allow: `rpcward access allow portmap NETWORK` is all that is to be done"}
 	}

@@ -227,13 +227,15 @@ func (b *Book) takeBack(t *Trial, why string) error {
 	return b.end(t, RolledBack, why+": what was there before is in force again, which was verified")
 }
 
-// Settle waits until nobody is in the middle of a change.
-func (b *Book) Settle() error {
+// Calm calls look while nobody is in the middle of a change: iptables-save, for
+// one, fails if the rules change while it reads.
+func (b *Book) Calm(look func() error) error {
 	unlock, err := b.lock()
-	if err == nil {
-		unlock()
+	if err != nil {
+		return err
 	}
-	return err
+	defer unlock()
+	return look()
 }
 
 // Drop ends a trial because something else has been put in the place of what
