@@ -34,8 +34,9 @@ const (
 // nfs, that sends back what it gets.
 type protected struct {
 	*lab.Net
-	t    *testing.T
-	tool string
+	t      *testing.T
+	tool   string
+	mapper *lab.Process
 }
 
 func newProtected(t *testing.T, allow string) *protected {
@@ -44,7 +45,7 @@ func newProtected(t *testing.T, allow string) *protected {
 	pm := lab.Rpcward(t)
 	s := &protected{Net: lab.NewNet(t), t: t, tool: pm.Toolbox()}
 	s.Server.Allow(allow)
-	lab.StartPortMapper(t, s.Server, pm)
+	s.mapper = lab.StartPortMapper(t, s.Server, pm)
 	s.serve()
 	cmd := s.Server.Command(t.Context(), s.tool, "pmap", "set")
 	cmd.Stdin = strings.NewReader("100003 3 udp 2049 nfs\n100003 3 tcp 2049 nfs\n")
@@ -483,6 +484,23 @@ func TestPlanNamesClients(t *testing.T) {
 		t.Errorf("%+v", services)
 	}
 	s.want(0, []string{"nfs (tcp 2049, udp 2049)\n    open to: 10.99.0.0/24 and fd99::/64\n    packets: "}, "firewall", "show")
+}
+
+// TestUnregistered wants a port to stay closed that was given up and has a socket
+// on it, and no change while nobody tells what is registered.
+func TestUnregistered(t *testing.T) {
+	t.Parallel()
+	s := newProtected(t, lanOnly)
+	s.want(0, nil, "firewall", "apply")
+	s.want(0, nil, "rpcinfo", "-d", "100003", "3")
+	s.want(1, []string{"nfs (tcp 2049, udp 2049)", "then: nobody", "not registered any more, but a socket is still on it"}, "firewall", "plan")
+	s.want(0, nil, "firewall", "apply")
+	if s.answered(s.Inside, false) || s.answered(s.Stranger, false) {
+		t.Error("a port that nobody has registered is open")
+	}
+	s.mapper.Stop(syscall.SIGTERM)
+	s.want(0, []string{"no port mapper answers"}, "firewall", "plan")
+	s.want(1, []string{"no port mapper answers, so that it is not known whose ports are guarded", "start the port mapper first"}, "firewall", "apply")
 }
 
 // TestRemove wants nothing to be left behind.

@@ -98,12 +98,12 @@ func (p *Plan) services(policy *ruleset.Policy, on map[ruleset.Port][]uint32) {
 				s.Why = append(s.Why, why)
 			}
 		}
-		switch {
-		case s.Remains && len(on[port]) == 0:
-			s.Why = []string{"it is not registered any more, but a socket is still on it"}
-		case !s.Remains:
+		if len(on[port]) == 0 { // what was there, the name of its chain still tells
 			s.Name, _, _ = strings.Cut(p.Current.Ports[port], "_")
 			s.Why = []string{"it is not registered any more, and no socket is on it"}
+			if s.Remains {
+				s.Why = []string{"it is not registered any more, but a socket is still on it"}
+			}
 		}
 		key := fmt.Sprintf("%q %v %v %v %v %q", s.Name, s.Guarded, s.Remains, s.Before.ID(), s.After.ID(), s.Why)
 		if i, there := at[key]; there {
