@@ -22,6 +22,7 @@ var offTheWire = map[string]string{
 	"rates":                  "it is about many calls; internal/policy and internal/daemon test it",
 	"floods":                 "it is about many calls; internal/transport tests it",
 	"portmap-options":        "it is about the command line",
+	"guarded-first":          "it is about the kernel firewall; test/guard tests it",
 }
 
 // TestDifferencesAreDocumented compares what the differential test tolerates

@@ -43,9 +43,7 @@ func probed(t *testing.T, n *lab.Net, s *service) *probe {
 func TestOthersChangeFirewall(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, backend string) {
-		n, _ := serve(t, lan)
-		guard := startGuard(t, n.Server, backend)
-		guard.WaitLog(beside)
+		n, guard := guarded(t, backend, lan)
 		s := start(t, n.Server, program, 0)
 		wantShut(t, n, s)
 		var p *probe
@@ -110,9 +108,7 @@ var vandalism = map[string][]string{
 func TestKilledGuard(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, backend string) {
-		n, _ := serve(t, lan)
-		guard := startGuard(t, n.Server, backend)
-		guard.WaitLog(beside)
+		n, guard := guarded(t, backend, lan)
 		s := start(t, n.Server, program, 0)
 		p := probed(t, n, s)
 		guard.Stop(syscall.SIGKILL)

@@ -72,6 +72,15 @@ func startGuard(t testing.TB, h *lab.Host, backend string, options ...string) *l
 	return p
 }
 
+// guarded is a net with rpcward serve and a guard in step.
+func guarded(t testing.TB, backend string, allow ...string) (*lab.Net, *lab.Process) {
+	t.Helper()
+	n, _ := serve(t, allow...)
+	guard := startGuard(t, n.Server, backend)
+	guard.WaitLog(beside)
+	return n, guard
+}
+
 // launchGuard only starts it.
 func launchGuard(t testing.TB, h *lab.Host, backend string, options ...string) *lab.Process {
 	t.Helper()

@@ -16,15 +16,6 @@ import (
 	"rpcward/test/lab"
 )
 
-// guarded is a net with a port mapper and a guard in step.
-func guarded(t *testing.T, allow ...string) (*lab.Net, *lab.Process) {
-	t.Helper()
-	n, _ := serve(t, allow...)
-	guard := startGuard(t, n.Server, firewall.BackendNFT)
-	guard.WaitLog(beside)
-	return n, guard
-}
-
 // waitReach waits until a host is answered at all targets.
 func waitReach(t *testing.T, what string, h *lab.Host, targets ...target) {
 	t.Helper()
@@ -38,11 +29,22 @@ func waitReach(t *testing.T, what string, h *lab.Host, targets ...target) {
 	})
 }
 
+// listen opens a datagram socket on a port that was closed just now: a process
+// that is being started by another test may have a copy until it runs.
+func listen(t *testing.T, h *lab.Host, network string, at netip.AddrPort) (c net.PacketConn) {
+	t.Helper()
+	lab.Eventually(t, "a socket on "+at.String(), func() (err error) {
+		c, err = h.ListenPacket(network, at.String())
+		return err
+	})
+	return c
+}
+
 // What is not registered any more stays closed until the service's sockets are
 // gone, and then is open to whoever gets the number.
 func TestGivenUp(t *testing.T) {
 	t.Parallel()
-	n, guard := guarded(t, lan)
+	n, guard := guarded(t, firewall.BackendNFT, lan)
 	s := start(t, n.Server, program, 0)
 	other := start(t, n.Server, program+1, 0)
 	p := probed(t, n, s)
@@ -62,10 +64,7 @@ func TestGivenUp(t *testing.T) {
 	// An ordinary program gets the port: a client that waits for answers there.
 	port := s.udpPort()
 	s.close()
-	c, err := n.Server.ListenPacket("udp4", netip.AddrPortFrom(lab.ServerWAN, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := listen(t, n.Server, "udp4", netip.AddrPortFrom(lab.ServerWAN, port))
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(comes))
 	if _, _, err := c.ReadFrom(make([]byte, 100)); err != nil {
@@ -78,17 +77,14 @@ func TestGivenUp(t *testing.T) {
 // behind, and when the service comes back to it.
 func TestOwnerDied(t *testing.T) {
 	t.Parallel()
-	n, _ := guarded(t, lan)
+	n, _ := guarded(t, firewall.BackendNFT, lan)
 	s := start(t, n.Server, program, 0)
 	p := probed(t, n, s)
 	wantShutByProbe(t, n, s, p)
 	udp := s.udpPort()
 	s.close()
 	time.Sleep(silence) // while the guard looks
-	again, err := n.Server.ListenPacket("udp", netip.AddrPortFrom(netip.IPv6Unspecified(), udp).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := listen(t, n.Server, "udp", netip.AddrPortFrom(netip.IPv6Unspecified(), udp))
 	defer again.Close()
 	again.SetDeadline(time.Now().Add(silence))
 	if _, from, err := again.ReadFrom(make([]byte, 100)); !os.IsTimeout(err) {
@@ -101,7 +97,7 @@ func TestOwnerDied(t *testing.T) {
 // host's own.
 func TestCut(t *testing.T) {
 	t.Parallel()
-	n, guard := guarded(t, lan+" 10.98.0.2 [fd98::2]")
+	n, guard := guarded(t, firewall.BackendNFT, lan+" 10.98.0.2 [fd98::2]")
 	s := start(t, n.Server, program, 0)
 	dial := func(h *lab.Host, to netip.Addr) net.Conn {
 		t.Helper()
@@ -160,7 +156,7 @@ func TestCut(t *testing.T) {
 // A policy that can't be right changes nothing.
 func TestBrokenPolicy(t *testing.T) {
 	t.Parallel()
-	n, guard := guarded(t, lan)
+	n, guard := guarded(t, firewall.BackendNFT, lan)
 	s := start(t, n.Server, program, 0)
 	p := probed(t, n, s)
 	n.Server.Allow("portmap: 10.99.0.0/24 [fd99::", "ALL: ALL")
@@ -194,7 +190,7 @@ func claimPort(t *testing.T, h *lab.Host, uid int, program uint32, udp, tcp uint
 // Nobody shuts out the clients of somebody else's service by registering its port.
 func TestForeignPort(t *testing.T) {
 	t.Parallel()
-	n, guard := guarded(t, lan)
+	n, guard := guarded(t, firewall.BackendNFT, lan)
 	for i, uid := range []int{0, bob} {
 		web := bind(t, n.Server, program, uid)
 		web.answer()
@@ -218,7 +214,7 @@ func TestForeignPort(t *testing.T) {
 // A port that a user registered before anybody bound it is the one's who binds it.
 func TestForeignPortLater(t *testing.T) {
 	t.Parallel()
-	n, _ := guarded(t, lan)
+	n, _ := guarded(t, firewall.BackendNFT, lan)
 	free := bind(t, n.Server, program, 0)
 	udp, tcp := free.udpPort(), free.tcpPort()
 	free.close()

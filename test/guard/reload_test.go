@@ -140,9 +140,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		backend = firewall.BackendNFT
 	}
 	all := policies()
-	n, _ := serve(t, all[0])
-	guard := startGuard(t, n.Server, backend)
-	guard.WaitLog(beside)
+	n, guard := guarded(t, backend, all[0])
 	s := bind(t, n.Server, program, 0)
 	defer s.close()
 	s.mute = true // it has enough to do

@@ -109,9 +109,7 @@ func TestRestarts(t *testing.T) {
 	if backend == "" {
 		backend = firewall.BackendNFT
 	}
-	n, _ := serve(t, lan)
-	guard := startGuard(t, n.Server, backend)
-	guard.WaitLog(beside)
+	n, _ := guarded(t, backend, lan)
 	lookUp, err := n.Inside.Dial("tcp", netip.AddrPortFrom(lab.ServerIP, rpcbind.Port).String())
 	if err != nil {
 		t.Fatal(err)

@@ -13,9 +13,7 @@ import (
 // that takes anything from the network.
 func TestRights(t *testing.T) {
 	t.Parallel()
-	n, _ := serve(t, lan)
-	guard := startGuard(t, n.Server, firewall.BackendNFT)
-	guard.WaitLog(beside)
+	_, guard := guarded(t, firewall.BackendNFT, lan)
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", guard.PID()))
 	if err != nil || len(tasks) < 2 {
 		t.Fatalf("threads: %v, %v", tasks, err)

@@ -46,18 +46,19 @@ func bind(t testing.TB, h *lab.Host, program uint32, uid int) *service {
 func bindTo(t testing.TB, h *lab.Host, program uint32, uid int, udp, tcp uint16) *service {
 	t.Helper()
 	s := &service{t: t, host: h, program: program, uid: uid}
-	err := h.DoAs(uid, func() error {
-		u, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(udp)})
-		if err != nil {
+	lab.Eventually(t, "sockets of a service", func() error { // see listen
+		return h.DoAs(uid, func() error {
+			u, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(udp)})
+			if err != nil {
+				return err
+			}
+			if s.tcp, err = net.ListenTCP("tcp", &net.TCPAddr{Port: int(tcp)}); err != nil {
+				u.Close()
+			}
+			s.udp = u
 			return err
-		}
-		s.udp = u
-		s.tcp, err = net.ListenTCP("tcp", &net.TCPAddr{Port: int(tcp)})
-		return err
+		})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	raw, _ := s.udp.SyscallConn()
 	raw.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20)
@@ -199,14 +200,9 @@ func (s *service) drain() (strangers int) {
 // register registers the service as its user, after an UNSET.
 func (s *service) register() {
 	s.t.Helper()
-	conn, err := lab.DialAs(s.host, s.uid)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	conn := s.dial()
 	defer conn.Close()
-	if ok, err := lab.Change(conn, lab.ProcUnset, &rpcbind.RPCB[string]{Program: s.program, Version: 1}); err != nil || !ok {
-		s.t.Fatal("UNSET:", ok, err)
-	}
+	s.unset(conn)
 	any4, any6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
 	for _, r := range []struct {
 		netid string
@@ -231,11 +227,22 @@ func set(t testing.TB, conn net.Conn, program uint32, netid string, at netip.Add
 // unregister removes what register registered.
 func (s *service) unregister() {
 	s.t.Helper()
+	conn := s.dial()
+	defer conn.Close()
+	s.unset(conn)
+}
+
+func (s *service) dial() net.Conn {
+	s.t.Helper()
 	conn, err := lab.DialAs(s.host, s.uid)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer conn.Close()
+	return conn
+}
+
+func (s *service) unset(conn net.Conn) {
+	s.t.Helper()
 	if ok, err := lab.Change(conn, lab.ProcUnset, &rpcbind.RPCB[string]{Program: s.program, Version: 1}); err != nil || !ok {
 		s.t.Fatal("UNSET:", ok, err)
 	}
