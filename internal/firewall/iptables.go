@@ -350,7 +350,6 @@ func (t *IPTables) Watch(ctx context.Context, changed func(Foreign)) error {
 		changed(f)
 	}
 	if t.options.Legacy {
-		one(Foreign{Why: "watching started"})
 		return t.poll(ctx, one)
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -372,7 +371,8 @@ func (t *IPTables) Watch(ctx context.Context, changed func(Foreign)) error {
 	return err
 }
 
-// poll looks for changes that make no events.
+// poll looks for changes that make no events. What comes after it has told that
+// watching started is noticed.
 func (t *IPTables) poll(ctx context.Context, changed func(Foreign)) error {
 	var sets *ipsets
 	if t.sets != nil {
@@ -385,6 +385,9 @@ func (t *IPTables) poll(ctx context.Context, changed func(Foreign)) error {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	before, err := t.fingerprint(sets)
+	if err == nil {
+		changed(Foreign{Why: "watching started"})
+	}
 	for err == nil {
 		select {
 		case <-ctx.Done():
