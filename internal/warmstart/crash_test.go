@@ -109,7 +109,7 @@ func TestKillLosesNothing(t *testing.T) {
 		rounds = 10
 	}
 	compactions := map[string]bool{} // by what of them a kill met
-	for range rounds {
+	for round := 0; round < rounds || !compactions["under way"] && round < 20*rounds; round++ {
 		lines := runAndKill(t, dir, time.Duration(1+rand.N(40))*time.Millisecond)
 		_, err := os.Lstat(dir + "/own/" + stateFile + tempSuffix)
 		compactions[map[bool]string{true: "under way", false: "none"}[err == nil]] = true
