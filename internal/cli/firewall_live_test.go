@@ -257,7 +257,10 @@ var killings = map[string]func(t *testing.T, s *protected, args ...string){
 		<-p.Done()
 	},
 	"its terminal is closed": func(t *testing.T, s *protected, args ...string) {
-		terminal, cmd := onTerminal(t, s.Server.Command(context.Background(), "sh", "-c", `"$@"; sleep 1000`, "sh", s.tool))
+		// Under nohup(1) this process ignores SIGHUP, and its children would.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		terminal, cmd := onTerminal(t, s.Server.Command(ctx, "env", "--default-signal=HUP", "sh", "-c", `"$@"; sleep 1000`, "sh", s.tool))
 		cmd.Args = append(cmd.Args, args...)
 		if err := s.Server.Do(cmd.Start); err != nil {
 			t.Fatal(err)
